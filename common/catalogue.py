@@ -1,0 +1,78 @@
+"""Model profiles and aliases: what a model is called, where its file is, how much of a device it wants."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from common.config import load_file
+from common.errors import ConfigError
+
+Positive = Annotated[int, Meta(ge=1)]
+ModelId = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[^\s\x00-\x1f]+$")]
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How one model is served. Travels with Load; also a row of models.yaml."""
+
+    id: ModelId
+    source: Annotated[str, Meta(min_length=1)]
+    """`file:/path`, `package:NAME/FILE.gguf`, or a file name below model_dirs."""
+    quant: str | None = None
+    vram_mb: Positive | None = None
+    """MiB of device memory; a floor for what is reserved. Unset: estimated from the file's header."""
+    min_devices: Annotated[int, Meta(ge=1, le=1)] = 1
+    context: Positive | None = None
+    """Tokens one request may use, prompt and answer. Unset: the model's trained context."""
+    kv_tokens: Positive | None = None
+    """Cells of the KV pool that all slots share. Unset: what fits, at most context × parallel."""
+    parallel: Annotated[int, Meta(ge=1, le=256)] = 8
+    """Sequences that run at once (slots)."""
+
+
+class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content of models.yaml or models.toml."""
+
+    models: list[Profile] = []
+    aliases: dict[ModelId, ModelId] = {}
+
+    def resolve(self, name: str) -> str:
+        """Return the model id behind an alias, or the name itself."""
+        return self.aliases.get(name, name)
+
+    def profile(self, model: str) -> Profile | None:
+        """Return the profile with exactly this id."""
+        return next((p for p in self.models if p.id == model), None)
+
+
+def load_catalogue(path: Path) -> Catalogue:
+    """Read a models file (YAML or TOML by suffix).
+
+    Raises ConfigError: unreadable, an unknown or ill-typed key, an id given twice, an alias of nothing.
+    """
+    catalogue = load_file(path, Catalogue)
+    seen: set[str] = set()
+    for index, profile in enumerate(catalogue.models):
+        if profile.id in seen:
+            raise ConfigError(f"{path}: models[{index}].id: '{profile.id}' is given twice; ids must be unique")
+        seen.add(profile.id)
+    for alias, target in catalogue.aliases.items():
+        if alias in seen:
+            raise ConfigError(f"{path}: aliases.{alias}: is also the id of a model; rename one of them")
+        if target not in seen:
+            known = ", ".join(sorted(seen)) or "none"
+            raise ConfigError(f"{path}: aliases.{alias}: no model '{target}' in this file; known: {known}")
+    return catalogue
+
+
+def find_catalogue(config_file: Path, models_config: str | None) -> Path | None:
+    """Return the models file that belongs to a configuration file.
+
+    A relative `models_config` is taken from the configuration file's folder, never from the working directory: a
+    service starts in `/`. Unset: models.yaml, models.yml or models.toml beside the configuration file, if there is one.
+    """
+    base = config_file.resolve().parent
+    if models_config is not None:
+        return base / models_config
+    return next((p for p in (base / f"models{s}" for s in (".yaml", ".yml", ".toml")) if p.is_file()), None)

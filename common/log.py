@@ -1,0 +1,58 @@
+"""Logging: one line an event, as text or JSON, with its fields and, where there is one, the request id."""
+
+import logging
+import sys
+import time
+from typing import Any, Literal
+
+import orjson
+
+LogFormat = Literal["text", "json"]
+
+
+def setup(process: str, *, format: LogFormat = "text", level: str = "info") -> None:
+    """Send all logging of this process to stderr, each line naming `process`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter(process) if format == "json" else _TextFormatter(process))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def fields(**values: object) -> dict[str, Any]:
+    """Return `extra` for a log call: key=value pairs behind the text, keys in the JSON. None values are left out."""
+    return {"fields": {k: v for k, v in values.items() if v is not None}}
+
+
+class _TextFormatter(logging.Formatter):
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        line = f"{clock}.{int(record.msecs):03d} {record.levelname.lower():7} {self._process}: {record.getMessage()}"
+        for key, value in getattr(record, "fields", {}).items():
+            text = str(value)
+            line += f" {key}={text!r}" if " " in text else f" {key}={text}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class _JsonFormatter(logging.Formatter):
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(entry, default=str).decode()

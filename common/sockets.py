@@ -1,0 +1,109 @@
+"""The one place where ZeroMQ sockets are made, and their attachment to an asyncio loop.
+
+Why each option has its value stands beside it; docs/protocol.md tells the measurements.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import zmq
+
+from common.codec import MAX_FRAME_BYTES
+
+log = logging.getLogger(__name__)
+
+SEND_HWM = 1000
+"""Messages a peer may be behind before a send says EAGAIN."""
+DRAIN_AT_ONCE = 256
+"""Messages handled before the loop's other callbacks get a turn."""
+
+
+def bus_router(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    """Return a ROUTER bound to `address`, the supervisor's side of the bus. Raises zmq.ZMQError (EADDRINUSE, …)."""
+    socket = _configure(context.socket(zmq.ROUTER))
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a send to a peer that is gone or full fails instead of vanishing
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a peer that reconnects before its old TCP connection is known dead
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    try:
+        socket.bind(address)
+    except zmq.ZMQError:
+        socket.close(linger=0)
+        raise
+    return socket
+
+
+def bus_dealer(context: zmq.Context[zmq.Socket[bytes]], address: str, incarnation: str) -> zmq.Socket[bytes]:
+    """Return a DEALER connected to `address`; its routing id is the incarnation of this peer."""
+    socket = _configure(context.socket(zmq.DEALER))
+    socket.setsockopt(zmq.ROUTING_ID, incarnation.encode())
+    socket.setsockopt(zmq.IMMEDIATE, 1)  # queue only on a live connection: nothing stale runs after a reconnect
+    socket.setsockopt(zmq.RECONNECT_IVL, 50)  # ms
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)  # a neuron that comes back is picked up within a second
+    socket.connect(address)
+    return socket
+
+
+def _configure(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+    socket.setsockopt(zmq.SNDHWM, SEND_HWM)
+    socket.setsockopt(zmq.RCVHWM, SEND_HWM)
+    socket.setsockopt(zmq.LINGER, 200)  # ms; a last message gets out, a dead peer does not hold up the exit
+    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)  # ms; a peer whose host vanished is disconnected
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
+    return socket
+
+
+class Channel:
+    """A socket on the running asyncio loop: `handle(frames)` is called for each message; sending never waits.
+
+    ZeroMQ's file descriptor is edge-triggered and shared by both directions: a send can swallow the edge that announces
+    a message. So every wake-up and every send is followed by a look at EVENTS.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], handle: Callable[[list[bytes]], None]) -> None:
+        self._socket = socket
+        self._handle = handle
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+        self._closed = False
+        self._loop.add_reader(socket.fileno(), self._drain)
+        self._schedule()
+
+    def send(self, frames: list[bytes]) -> None:
+        """Send one multipart message, or raise zmq.Again (peer full or none connected), zmq.ZMQError EHOSTUNREACH."""
+        try:
+            self._socket.send_multipart(frames, zmq.DONTWAIT, copy=True)
+        finally:
+            self._schedule()
+
+    def close(self) -> None:
+        """Stop handling and close the socket."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._closed:
+            self._scheduled = True
+            self._loop.call_soon(self._drain_scheduled)
+
+    def _drain_scheduled(self) -> None:
+        self._scheduled = False
+        self._drain()
+
+    def _drain(self) -> None:
+        for _ in range(DRAIN_AT_ONCE):
+            if self._closed:
+                return
+            try:
+                frames = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                self._handle(frames)
+            except Exception:
+                # One bad message must not end the loop that serves all the others.
+                log.exception("message handler failed")
+        self._schedule()

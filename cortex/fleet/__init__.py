@@ -1,0 +1,1 @@
+"""The gateway's view of the neurons: links, state, routing, and the client that runs jobs."""

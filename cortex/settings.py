@@ -1,0 +1,124 @@
+"""cortex.toml (or .yaml): where the gateway listens and which neurons stand behind it."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from common.config import load_file
+from common.endpoint import Endpoint, parse_endpoint
+from common.errors import ConfigError
+from common.log import LogFormat
+from common.messages import Eviction
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the sections of cortex.toml."""
+
+
+class LogSettings(Section, frozen=True, kw_only=True):
+    """Logging to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: LogFormat = "text"
+
+
+class GatewaySettings(Section, frozen=True, kw_only=True):
+    """The public side."""
+
+    listen: str = "0.0.0.0:31313"
+    metrics_listen: str | None = None
+    workers: Annotated[int, Meta(ge=1, le=256)] = max(1, min(4, os.cpu_count() or 1))
+    """Gateway processes."""
+    admin_keys: list[str] | str = []
+    """Keys for /fleet/…: a list, or a file of mode 0600 with one key a line. None: /fleet/… does not exist."""
+    first_byte_s: Seconds = 2.0
+    """A stream that still waits after this time gets its status and a first comment."""
+    ping_s: Seconds = 2.0
+    """A comment after this much silence."""
+    budget_s: Seconds = 600.0
+    """For queue, model load and prefill together."""
+    drain_s: Annotated[float, Meta(ge=0)] = 30.0
+    """How long a stop waits for running requests."""
+    max_body_mb: Positive = 64
+
+
+class EvictionSettings(Section, frozen=True, kw_only=True):
+    """How neurons make room; a neuron's own settings win."""
+
+    strategy: Literal["lru", "priority"] = "lru"
+    defrag_after_cycles: Positive = 50
+
+
+class NeuronEntry(Section, frozen=True, kw_only=True):
+    """One neuron behind this gateway."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    endpoint: str
+
+
+class CortexSettings(Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    gateway: GatewaySettings = GatewaySettings()
+    eviction: EvictionSettings = EvictionSettings()
+    neurons: list[NeuronEntry] = []
+    models_config: str | None = None
+    """Unset: models.yaml or models.toml beside this file, if there."""
+    log: LogSettings = LogSettings()
+
+    @property
+    def listen(self) -> Endpoint:
+        """`gateway.listen`, parsed."""
+        return parse_endpoint(self.gateway.listen, "gateway.listen")
+
+    def neuron_endpoints(self) -> dict[str, Endpoint]:
+        """Map the neurons' names to their addresses."""
+        return {n.name: parse_endpoint(n.endpoint, f"neurons[{i}].endpoint") for i, n in enumerate(self.neurons)}
+
+    def eviction_message(self) -> Eviction:
+        """Return the settings that travel in Hello."""
+        return Eviction(strategy=self.eviction.strategy, defrag_after_cycles=self.eviction.defrag_after_cycles)
+
+
+def load_settings(path: Path) -> CortexSettings:
+    """Read cortex.toml or cortex.yaml, with CORTEX_… overrides. Raises ConfigError."""
+    settings = load_file(path, CortexSettings, env_prefix="CORTEX_")
+    try:
+        _ = settings.listen
+        endpoints = settings.neuron_endpoints()
+        if settings.gateway.metrics_listen is not None:
+            parse_endpoint(settings.gateway.metrics_listen, "gateway.metrics_listen")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if len(endpoints) != len(settings.neurons):
+        names = [n.name for n in settings.neurons]
+        twice = next(n for n in names if names.count(n) > 1)
+        raise ConfigError(f"{path}: neurons: the name '{twice}' is given twice")
+    return settings
+
+
+def admin_keys(settings: CortexSettings, config_file: Path) -> frozenset[str]:
+    """Return the admin keys, read from their file where the configuration names one. Raises ConfigError."""
+    keys = settings.gateway.admin_keys
+    if isinstance(keys, str):
+        path = config_file.resolve().parent / keys
+        try:
+            if stat.S_IMODE(path.stat().st_mode) & 0o077:
+                raise ConfigError(f"{path}: admin keys must not be readable by others; run: chmod 600 {path}")
+            keys = [line.strip() for line in path.read_text().splitlines()]
+        except OSError as error:
+            raise ConfigError(f"{config_file}: gateway.admin_keys: {path}: {error.strerror}") from None
+    keys = [k for k in keys if k and not k.startswith("#")]
+    short = [k for k in keys if len(k) < 16]
+    if short:
+        raise ConfigError(
+            f"{config_file}: gateway.admin_keys: a key is shorter than 16 characters; try: openssl rand -hex 24"
+        )
+    return frozenset(keys)

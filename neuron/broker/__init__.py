@@ -1,0 +1,1 @@
+"""Jobs of the bus: their book and admission (pure), and the sockets (shell)."""

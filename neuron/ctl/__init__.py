@@ -1,0 +1,1 @@
+"""neuronctl: the admin tool of one neuron."""

@@ -1,0 +1,1 @@
+"""The process that renders, tokenises and checks requests; it owns no device."""

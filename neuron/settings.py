@@ -1,0 +1,136 @@
+"""neuron.yaml: what one host serves, and with which of its devices."""
+
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from common.config import load_file
+from common.endpoint import Endpoint, parse_endpoint
+from common.errors import ConfigError
+from common.log import LogFormat
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the sections of neuron.yaml."""
+
+
+class DeviceEntry(Section, frozen=True, kw_only=True):
+    """One row of `devices:`. A GPU is chosen by exactly one of uuid, name, pci; a CPU device is virtual."""
+
+    kind: Literal["cuda", "cpu"] = "cuda"
+    uuid: str | None = None
+    name: str | None = None
+    """Part of the product name; it must fit exactly one GPU."""
+    pci: str | None = None
+    """PCI address, for example 0000:01:00.0."""
+    reserve_mb: Annotated[int, Meta(ge=0)] = 0
+    """MiB that are never given to models (a desktop, another program)."""
+    exclude: bool = False
+    """Do not serve with this GPU."""
+    memory_mb: Positive | None = None
+    """CPU: MiB this device may hold (required). GPU: a share of it, only with test_only."""
+    threads: Positive | None = None
+    """CPU: threads of its worker. Unset: all cores."""
+    test_only: bool = False
+    """Allows one GPU to be listed several times with shares, which no production host should do."""
+
+
+class RestartSettings(Section, frozen=True, kw_only=True):
+    """When a worker that died comes back. The first restart is immediate; only crash loops count."""
+
+    backoff_s: Annotated[float, Meta(ge=0)] = 0.5
+    """Wait before the second start in a row; doubles with each further one."""
+    backoff_max_s: Seconds = 30.0
+    quarantine_after: Positive = 5
+    """Deaths in a row, none with a completed step between them, until the device is quarantined."""
+    cool_down_s: Seconds = 300.0
+    """A quarantined device is tried again after this time."""
+
+
+class WatchdogSettings(Section, frozen=True, kw_only=True):
+    """How long the engine loop may stay in one phase without a sign of progress, in seconds."""
+
+    starting_s: Seconds = 60.0
+    loading_s: Seconds = 300.0
+    warming_s: Seconds = 300.0
+    step_s: Seconds = 60.0
+    """One decode or prefill step."""
+    idle_s: Seconds = 10.0
+    term_s: Seconds = 2.0
+    """Between SIGTERM and SIGKILL."""
+    release_s: Seconds = 20.0
+    """For the device's memory to be seen free after a worker is gone."""
+
+
+class LogSettings(Section, frozen=True, kw_only=True):
+    """Logging to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: LogFormat = "text"
+
+
+class NeuronSettings(Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\w.-]+$")] = msgspec.field(
+        default_factory=lambda: socket.gethostname().split(".")[0] or "neuron"
+    )
+    listen: str = "tcp://127.0.0.1:13131"
+    devices: Literal["auto"] | list[DeviceEntry] = "auto"
+    model_dirs: list[str] = msgspec.field(default_factory=lambda: ["/var/lib/neuron/models"])
+    preload: list[str] = []
+    """Models to load at start, by id or alias of models_config."""
+    models_config: str | None = None
+    """Profiles this neuron knows by itself. Unset: models.yaml or models.toml beside this file, if there."""
+    runtime_dir: str | None = None
+    """For the sockets to its own processes. Unset: $RUNTIME_DIRECTORY, else a private temporary folder."""
+    queue_limit: Positive = 256
+    """Jobs that may wait for one model; more are answered `busy`."""
+    drain_s: Annotated[float, Meta(ge=0)] = 30.0
+    """How long a stop waits for running jobs."""
+    step_budget_ms: Positive = 250
+    """How long a prompt chunk may keep running streams waiting."""
+    restart: RestartSettings = RestartSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
+    log: LogSettings = LogSettings()
+    engine: str = "llama"
+    """Any other value is a Python module with another engine; for tests."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """`listen`, parsed."""
+        return parse_endpoint(self.listen, "listen")
+
+
+def load_settings(path: Path) -> NeuronSettings:
+    """Read neuron.yaml or neuron.toml, with NEURON_… overrides. Raises ConfigError."""
+    settings = load_file(path, NeuronSettings, env_prefix="NEURON_")
+    try:
+        _ = settings.endpoint
+        for index, entry in enumerate(settings.devices if isinstance(settings.devices, list) else []):
+            _check_device(entry, f"devices[{index}]")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return settings
+
+
+def _check_device(entry: DeviceEntry, key: str) -> None:
+    selectors = [k for k in ("uuid", "name", "pci") if getattr(entry, k) is not None]
+    if entry.kind == "cpu":
+        if entry.memory_mb is None:
+            raise ConfigError(f"{key}.memory_mb: is required for a device of kind cpu: MiB that it may hold")
+        if selectors or entry.exclude:
+            raise ConfigError(f"{key}: a device of kind cpu takes memory_mb, threads and reserve_mb only")
+    else:
+        if len(selectors) != 1:
+            raise ConfigError(f"{key}: needs exactly one of uuid, name, pci (see `neuron --list-devices`)")
+        if entry.threads is not None:
+            raise ConfigError(f"{key}.threads: only for a device of kind cpu")
+        if entry.memory_mb is not None and not entry.test_only:
+            raise ConfigError(f"{key}.memory_mb: a share of a GPU needs test_only: true; for a reserve use reserve_mb")
