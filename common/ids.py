@@ -1,5 +1,6 @@
 """Random identifiers of jobs, requests and process incarnations."""
 
+import hashlib
 import os
 
 
@@ -20,3 +21,8 @@ def new_incarnation() -> str:
     as the ZeroMQ routing id: with ROUTER_HANDOVER a peer can take over another's id, so it must not be guessable.
     """
     return os.urandom(16).hex()
+
+
+def digest(data: bytes) -> str:
+    """Return a short fingerprint of `data`: 16 hexadecimal digits, not for secrets."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()

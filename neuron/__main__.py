@@ -1,0 +1,77 @@
+"""`neuron`: parse, build, run."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from common import __version__, log
+from common.catalogue import Catalogue, find_catalogue, load_catalogue
+from common.errors import ConfigError
+from neuron.settings import load_settings
+
+DEFAULT_CONFIG = "/etc/neuron/neuron.yaml"
+
+_EPILOG = """\
+examples:
+  neuron --list-devices                        print a `devices:` block for this host, to paste
+  neuron --config neuron.yaml                  serve
+  NEURON_LISTEN=tcp://0.0.0.0:13131 neuron     any key can be overridden; `__` separates levels
+
+stop it with SIGTERM or Ctrl-C: running jobs get `drain_s` to finish; a second signal ends everything at once.
+"""
+
+
+def main() -> int:
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="neuron",
+        description="Serve the GPUs of this host: one llama.cpp process per GPU, behind a ZeroMQ job bus.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, default=Path(DEFAULT_CONFIG), help=f"default: {DEFAULT_CONFIG}")
+    parser.add_argument("--list-devices", action="store_true", help="print what this host has as YAML, and exit")
+    parser.add_argument("--check", action="store_true", help="check the configuration files, and exit")
+    parser.add_argument("--version", action="version", version=f"neuron {__version__}")
+    arguments = parser.parse_args()
+    try:
+        return _list_devices() if arguments.list_devices else _serve(arguments.config, check=arguments.check)
+    except ConfigError as error:
+        print(f"neuron: {error}", file=sys.stderr)
+        return 1
+
+
+def _list_devices() -> int:
+    from neuron.devices import read_once
+    from neuron.discovery import format_device_block
+
+    print(format_device_block(read_once()))
+    return 0
+
+
+def _serve(config: Path, *, check: bool) -> int:
+    settings = load_settings(config)
+    models_file = find_catalogue(config, settings.models_config)
+    catalogue = load_catalogue(models_file) if models_file is not None else Catalogue()
+    log.setup("neuron", format=settings.log.format, level=settings.log.level)
+    try:
+        import uvloop
+
+        from neuron.daemon import Daemon
+        from neuron.devices import find_devices
+    except ImportError as error:
+        raise ConfigError(f"{error.name} is missing; install the neuron extra: pip install 'helexa[neuron]'") from None
+    devices = find_devices(settings)
+    if check:
+        for device in devices:
+            print(f"{device.uuid}: {device.name}, {device.unavailable or f'{device.memory_mb} MiB'}")
+        print(f"{config}: ok, {len(catalogue.models)} models in {models_file or 'no models file'}")
+        return 0
+    if models_file is None:
+        logging.getLogger("neuron").info("no models file: models come from the gateway's catalogue")
+    return uvloop.run(Daemon(settings, devices, catalogue, config.resolve().parent).run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

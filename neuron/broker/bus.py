@@ -1,0 +1,170 @@
+"""The supervisor's two ROUTERs: one to gateways and neuronctl, one to its own children. Shell; decides nothing.
+
+Tokens are relayed from worker to gateway without being decoded. A gateway that is behind is *held*: a few frames wait
+for it here, the workers merge its tokens until it goes on, and nobody else notices.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+import zmq
+
+from common.codec import decode_from_prep, decode_from_worker, decode_to_neuron, encode
+from common.errors import ProtocolError
+from common.messages import TOKENS_FRAME, FromNeuron, Go, Hold, ToPrep, ToWorker
+from common.sockets import Channel, bus_router
+from neuron.supervisor.events import Event, PeerLost, PeerSaid, PrepSaid, WorkerSaid
+
+log = logging.getLogger(__name__)
+
+HELD_FRAMES = 64
+"""Frames that wait for one held gateway; more, and it is given up."""
+FLUSH_S = 0.005
+"""Between attempts to send to held gateways."""
+COMPLAINT_S = 5.0
+"""Undecodable frames are logged no more often than this."""
+
+
+class Bus:
+    """Both sockets and the frames that wait."""
+
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", listen: str, inner: str, post: Callable[[Event], None]
+    ) -> None:
+        """Bind both sockets; `post` takes every event. Raises zmq.ZMQError, for example EADDRINUSE."""
+        self._post = post
+        self._loop = asyncio.get_running_loop()
+        self._prep = ""
+        self._workers: set[str] = set()
+        self._held: dict[str, deque[bytes]] = {}
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._complained_at = 0.0
+        self.undecodable = 0
+        """Frames from either side that were no messages."""
+        public = bus_router(context, listen)
+        try:
+            private = bus_router(context, inner)
+        except zmq.ZMQError:
+            public.close(linger=0)
+            raise
+        self._public = Channel(public, self._from_peer)
+        self._inner = Channel(private, self._from_child)
+
+    def close(self) -> None:
+        """Close both sockets."""
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+        self._public.close()
+        self._inner.close()
+
+    def adopt_worker(self, incarnation: str) -> None:
+        """Take messages of this worker from now on; it learns which gateways are held."""
+        self._workers.add(incarnation)
+
+    def adopt_prep(self, incarnation: str) -> None:
+        """Take messages of this prep process from now on."""
+        self._prep = incarnation
+
+    def dismiss(self, incarnation: str) -> None:
+        """Drop whatever still comes from a child that is gone: none of it may follow the news of its end."""
+        self._workers.discard(incarnation)
+        if self._prep == incarnation:
+            self._prep = ""
+
+    def send_child(self, incarnation: str, message: ToWorker | ToPrep) -> None:
+        """Send to a worker or prep. One that cannot take it is dead or stuck, which its exit or the watchdog tells."""
+        try:
+            self._inner.send([incarnation.encode(), encode(message)])
+        except zmq.ZMQError as error:
+            log.warning("child %s does not take a message: %s", incarnation[:8], error.strerror)
+
+    def send_peer(self, peer: str, message: FromNeuron) -> None:
+        """Send to a gateway or neuronctl."""
+        self._send(peer, encode(message))
+
+    def _send(self, peer: str, payload: bytes) -> None:
+        waiting = self._held.get(peer)
+        if waiting is not None:
+            waiting.append(payload)
+            if len(waiting) > HELD_FRAMES:
+                self._give_up(peer, f"{HELD_FRAMES} messages behind")
+            return
+        try:
+            self._public.send([peer.encode(), payload])
+        except zmq.Again:
+            log.warning("gateway %s is behind; holding its tokens", peer[:8])
+            self._held[peer] = deque([payload])
+            self._tell_workers(Hold(gateway=peer))
+            if self._flush_timer is None:
+                self._flush_timer = self._loop.call_later(FLUSH_S, self._flush)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._give_up(peer, "disconnected")
+
+    def _flush(self) -> None:
+        self._flush_timer = None
+        for peer, waiting in list(self._held.items()):
+            try:
+                while waiting:
+                    self._public.send([peer.encode(), waiting[0]])
+                    waiting.popleft()
+            except zmq.Again:
+                continue
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                self._give_up(peer, "disconnected")
+                continue
+            del self._held[peer]
+            self._tell_workers(Go(gateway=peer))
+        if self._held:
+            self._flush_timer = self._loop.call_later(FLUSH_S, self._flush)
+
+    def _give_up(self, peer: str, why: str) -> None:
+        if self._held.pop(peer, None) is not None:
+            self._tell_workers(Go(gateway=peer))
+        self._post(PeerLost(peer, why))
+
+    def _tell_workers(self, message: Hold | Go) -> None:
+        for incarnation in self._workers:
+            self.send_child(incarnation, message)
+
+    def _from_peer(self, frames: list[bytes]) -> None:
+        try:
+            if len(frames) != 2:
+                raise ProtocolError(f"{len(frames) - 1} frames instead of one")
+            self._post(PeerSaid(_name(frames[0]), decode_to_neuron(frames[1])))
+        except ProtocolError as error:
+            self._complain("a peer", error)
+
+    def _from_child(self, frames: list[bytes]) -> None:
+        try:
+            child = _name(frames[0])
+            if child in self._workers and len(frames) == 4:
+                _, gateway, kind, payload = frames
+                if kind == TOKENS_FRAME:
+                    self._send(_name(gateway), payload)
+                else:
+                    self._post(WorkerSaid(child, _name(gateway), decode_from_worker(payload)))
+            elif child == self._prep and len(frames) == 2:
+                self._post(PrepSaid(child, decode_from_prep(frames[1])))
+        except ProtocolError as error:
+            self._complain("a child", error)
+
+    def _complain(self, who: str, error: ProtocolError) -> None:
+        self.undecodable += 1
+        now = time.monotonic()
+        if now - self._complained_at > COMPLAINT_S:
+            self._complained_at = now
+            log.warning("undecodable frame from %s: %s (%d so far)", who, error, self.undecodable)
+
+
+def _name(frame: bytes) -> str:
+    try:
+        return frame.decode("ascii")
+    except UnicodeDecodeError:
+        raise ProtocolError("a routing id that is not an incarnation") from None

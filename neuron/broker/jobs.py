@@ -1,0 +1,134 @@
+"""The book of accepted jobs: each is in it from Submit to its one end. Pure."""
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import Literal
+
+from common.messages import Job, JobKey, Prepared
+
+JobState = Literal["waiting", "preparing", "queued", "running"]
+"""waiting: for the model's file to be inspected; preparing: in the prep process; queued: for a slot or a load."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One accepted job."""
+
+    serial: int
+    """Rises with each acceptance."""
+    gateway: str
+    job: Job
+    state: JobState
+    accepted_at: float
+    """Monotonic seconds."""
+    deadline: float | None
+    """For the start of its output."""
+    device: str | None = None
+    run_at: float = 0.0
+    """When it got its slot."""
+    prepared: Prepared | None = None
+    preparations: int = 0
+    """How often prep was given it: one that kills prep twice is refused."""
+
+    @property
+    def key(self) -> JobKey:
+        """The attempt this entry stands for."""
+        return JobKey(self.job.id, self.job.attempt)
+
+
+class JobBook:
+    """All accepted jobs, by id, and each model's queue."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._queues: dict[str, OrderedDict[int, Entry]] = {}
+        self._running: Counter[str] = Counter()
+        self._total: Counter[str] = Counter()
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def last_serial(self) -> int:
+        """Serial number of the job accepted last."""
+        return self._serial
+
+    def add(self, gateway: str, job: Job, now: float) -> Entry:
+        """Accept a job."""
+        assert job.id not in self._entries, f"job {job.id} is in the book already"
+        self._serial += 1
+        deadline = None if job.budget_ms is None else now + job.budget_ms / 1000
+        entry = Entry(self._serial, gateway, job, "waiting", now, deadline)
+        self._entries[job.id] = entry
+        self._total[job.model] += 1
+        return entry
+
+    def find(self, job: str) -> Entry | None:
+        """Return the entry of a job, whatever its attempt and gateway."""
+        return self._entries.get(job)
+
+    def find_of(self, gateway: str, job: str) -> Entry | None:
+        """Return the entry of a gateway's job; another gateway's does not count."""
+        entry = self._entries.get(job)
+        return entry if entry is not None and entry.gateway == gateway else None
+
+    def remove(self, entry: Entry) -> None:
+        """Strike a job out: it has ended."""
+        self._leave_queue(entry)
+        del self._entries[entry.job.id]
+        self._total[entry.job.model] -= 1
+        if entry.state == "running":
+            self._running[entry.job.model] -= 1
+
+    def enqueue(self, entry: Entry) -> None:
+        """Put a prepared job into its model's queue, in the order of acceptance."""
+        entry.state = "queued"
+        queue = self._queues.setdefault(entry.job.model, OrderedDict())
+        is_late = bool(queue) and next(reversed(queue)) > entry.serial
+        queue[entry.serial] = entry
+        if is_late:
+            self._queues[entry.job.model] = OrderedDict(sorted(queue.items()))
+
+    def run(self, entry: Entry, device: str, now: float) -> None:
+        """Take a job out of the queue: it has a slot on `device`."""
+        self._leave_queue(entry)
+        entry.state, entry.device, entry.run_at = "running", device, now
+        self._running[entry.job.model] += 1
+
+    def _leave_queue(self, entry: Entry) -> None:
+        queue = self._queues.get(entry.job.model)
+        if queue is not None and queue.pop(entry.serial, None) is not None and not queue:
+            del self._queues[entry.job.model]
+
+    def queue(self, model: str) -> list[Entry]:
+        """Return a model's queued jobs, the first to run first."""
+        return list(self._queues.get(model, {}).values())
+
+    def head(self, model: str) -> Entry | None:
+        """Return the queued job that runs next."""
+        return next(iter(self._queues.get(model, {}).values()), None)
+
+    def entries(self) -> list[Entry]:
+        """Return all jobs, in the order of acceptance."""
+        return list(self._entries.values())
+
+    def of_gateway(self, gateway: str) -> list[Entry]:
+        """Return a gateway's jobs."""
+        return [e for e in self._entries.values() if e.gateway == gateway]
+
+    def of_model(self, model: str) -> list[Entry]:
+        """Return a model's jobs in any state."""
+        return [e for e in self._entries.values() if e.job.model == model]
+
+    def running_on(self, device: str) -> list[Entry]:
+        """Return the jobs that have a slot on a device."""
+        return [e for e in self._entries.values() if e.device == device]
+
+    def running(self, model: str) -> int:
+        """Return how many of a model's jobs have a slot."""
+        return self._running[model]
+
+    def waiting(self, model: str) -> int:
+        """Return how many of a model's jobs have no slot yet."""
+        return self._total[model] - self._running[model]

@@ -1,0 +1,45 @@
+"""Who has how much of each device, in MiB. Pure; the supervisor is its single owner."""
+
+
+class Ledger:
+    """Promises of device memory to models.
+
+    A device of unknown size takes anything: what is not known must not look like zero.
+    """
+
+    def __init__(self, capacities: dict[str, int | None]) -> None:
+        self._capacities = dict(capacities)
+        self._reserved: dict[tuple[str, str], int] = {}
+
+    def capacity_mb(self, device: str) -> int | None:
+        """Return what models may use of the device at most; None: unknown."""
+        return self._capacities[device]
+
+    def reserved_mb(self, device: str) -> int:
+        """Return the sum of the promises on a device."""
+        return sum(mb for (at, _), mb in self._reserved.items() if at == device)
+
+    def free_mb(self, device: str) -> int | None:
+        """Return what is not promised, never below zero; None: unknown."""
+        capacity = self._capacities[device]
+        return None if capacity is None else max(0, capacity - self.reserved_mb(device))
+
+    def can_hold(self, device: str, memory_mb: int) -> bool:
+        """Say whether a new promise of this size can be kept."""
+        free = self.free_mb(device)
+        return free is None or memory_mb <= free
+
+    def reserve(self, device: str, model: str, memory_mb: int) -> None:
+        """Promise memory to a model on a device."""
+        assert (device, model) not in self._reserved, f"{model} already has memory on {device}"
+        assert self.can_hold(device, memory_mb), f"{memory_mb} MiB for {model} do not fit on {device}"
+        self._reserved[device, model] = memory_mb
+
+    def reconcile(self, device: str, model: str, memory_mb: int) -> None:
+        """Replace a promise by what was measured, also where the device is then over-promised."""
+        if (device, model) in self._reserved:
+            self._reserved[device, model] = memory_mb
+
+    def release(self, device: str, model: str) -> None:
+        """End a promise; nothing happens if there is none."""
+        self._reserved.pop((device, model), None)

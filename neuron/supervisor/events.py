@@ -1,0 +1,100 @@
+"""What happens to the supervisor, in the past tense. Everything comes in through Machine.handle, one at a time.
+
+Events about a child carry its incarnation, so that news of an earlier life is recognised as late.
+"""
+
+from dataclasses import dataclass
+
+from common.messages import FromPrep, FromWorker, ToNeuron
+from neuron.discovery import ProbeReading
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The daemon is up: start what it owns."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpawned:
+    """A process exists."""
+
+    incarnation: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildExited:
+    """A process is gone and reaped, or could not be made. Its frames are no longer relayed."""
+
+    incarnation: str
+    cause: str
+    """In words: `signal SIGKILL`, `status 3`."""
+    by_signal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSaid:
+    """A worker's message, other than Tokens. `gateway` is whom it is for; "" is the supervisor."""
+
+    incarnation: str
+    gateway: str
+    message: FromWorker
+
+
+@dataclass(frozen=True, slots=True)
+class PrepSaid:
+    """A message of the prep process."""
+
+    incarnation: str
+    message: FromPrep
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRead:
+    """A line of the probe."""
+
+    incarnation: str
+    reading: ProbeReading
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSaid:
+    """A message of a gateway or of neuronctl."""
+
+    peer: str
+    message: ToNeuron
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """A send told that this peer is gone, or it is too far behind to keep."""
+
+    peer: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceResolved:
+    """Where a model's file is, or why there is none."""
+
+    model: str
+    path: str | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """A deadline has come."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """SIGTERM or SIGINT. The second one ends everything at once."""
+
+
+Event = (
+    Started | ChildSpawned | ChildExited | WorkerSaid | PrepSaid | ProbeRead | PeerSaid | PeerLost | SourceResolved
+    | TimerFired | StopAsked
+)  # fmt: skip

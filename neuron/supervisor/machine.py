@@ -1,0 +1,469 @@
+"""The supervisor as a pure state machine: one event in, instructions out.
+
+No clock, socket or pid inside; every outcome comes back as an event. The parts (Placement, Traffic, Admin, the
+children) share one Host; this file only says who reacts to what, and in which order.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, cast
+
+from common.catalogue import Catalogue
+from common.errors import Code
+from common.messages import (
+    PROTOCOL_VERSION,
+    Abort,
+    Beat,
+    CacheCleared,
+    Done,
+    Ended,
+    Failed,
+    FromPrep,
+    FromWorker,
+    Hello,
+    HelloWanted,
+    Inspected,
+    InspectFailed,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    MemoryView,
+    NodeState,
+    Prepared,
+    PrepHello,
+    Pulse,
+    Refused,
+    Submit,
+    ToNeuron,
+    Unloaded,
+    WorkerHello,
+)
+from common.messages import Started as JobsStarted
+from neuron.discovery import Device, ProbeReading, worker_backend_problem
+from neuron.memory.ledger import Ledger
+from neuron.settings import NeuronSettings
+from neuron.supervisor import events, report
+from neuron.supervisor.admin import Admin, AdminRequest
+from neuron.supervisor.child import Child, Happening, UndefinedTransition
+from neuron.supervisor.host import Host
+from neuron.supervisor.instructions import Exit, Instruction, Kill
+from neuron.supervisor.placement import Placement
+from neuron.supervisor.policy import RestartPolicy
+from neuron.supervisor.states import State
+from neuron.supervisor.traffic import Traffic
+
+SWEEP_S = 0.25
+"""Between looks at budgets, leases and stalls."""
+PUSH_S = 0.05
+"""Partial states are not pushed more often."""
+FULL_PUSH_S = 10.0
+PROBE_SILENCE_S = 3.0
+"""The probe says a line a second; NVML may hang in the driver."""
+BACKEND_RETRY_S = 10.0
+"""A worker without its GPU is tried again after this time: the driver may still be coming up after the boot."""
+BACKEND_RETRIES_S = 120.0
+
+
+class Machine:
+    """All decisions of one neuron."""
+
+    def __init__(
+        self,
+        settings: NeuronSettings,
+        devices: Sequence[Device],
+        catalogue: Catalogue,
+        *,
+        new_id: Callable[[], str],
+        strict: bool = False,
+    ) -> None:
+        """`strict`: an undefined transition raises, as tests want it, instead of costing that child its life."""
+        policy, watchdog = RestartPolicy.of(settings.restart), settings.watchdog
+
+        def child(role: Literal["worker", "prep", "probe"], name: str, idle_s: float, *, holds: bool = False) -> Child:
+            return Child(
+                role,
+                name,
+                policy=policy,
+                watchdog=watchdog,
+                new_incarnation=new_id,
+                idle_limit_s=idle_s,
+                holds_device_memory=holds,
+            )
+
+        served = [d for d in devices if d.unavailable is None]
+        self.host = host = Host(
+            settings=settings,
+            incarnation=new_id(),
+            new_id=new_id,
+            devices={d.uuid: d for d in devices},
+            workers={d.uuid: child("worker", d.uuid, watchdog.idle_s, holds=d.kind == "cuda") for d in served},
+            prep=child("prep", "prep", math.inf),  # judged by the answers it owes, not by silence
+            probe=child("probe", "probe", PROBE_SILENCE_S),
+            ledger=Ledger(
+                {d.uuid: None if d.memory_mb is None else max(0, d.memory_mb - d.reserve_mb) for d in devices}
+            ),
+            aliases=dict(catalogue.aliases),
+            problems={d.uuid: d.unavailable for d in devices if d.unavailable is not None},
+        )
+        self._placement = Placement(host)
+        self._traffic = Traffic(host, self._placement)
+        self._admin = Admin(host, self._placement)
+        self._strict = strict
+        self._problem_since: dict[str, float] = {}
+        self._published: NodeState | None = None
+        self._pushed_at = -1e9
+        self._is_push_due = False
+        for profile in catalogue.models:
+            self._placement.adopt(profile, own=True)
+
+    def handle(self, event: events.Event, now: float) -> list[Instruction]:
+        """Apply one event at monotonic time `now`; return what is to be done, in order."""
+        host = self.host
+        host.now, host.out = now, []
+        try:
+            self._apply(event)
+            self._settle()
+        except UndefinedTransition as error:
+            if self._strict:
+                raise
+            host.say("error", "undefined transition; killing that child", story=str(error))
+            for child in self._children():
+                if child.story() in str(error):
+                    host.out += child.kill_undefined(now)
+        self._publish()
+        return host.out
+
+    def _apply(self, event: events.Event) -> None:
+        host = self.host
+        match event:
+            case events.Started():
+                self._start()
+            case events.ChildSpawned(incarnation, pid):
+                child = self._child(incarnation)
+                if child is not None:
+                    child.pid = pid
+                    host.is_dirty = True
+            case events.ChildExited(incarnation, cause):
+                child = self._child(incarnation)
+                if child is not None and child.is_alive:
+                    self._happen(child, "exited", cause)
+            case events.WorkerSaid(incarnation, gateway, message):
+                child = self._child(incarnation)
+                if child is not None and child.role == "worker" and child.is_alive:
+                    self._worker_said(child, gateway, message)
+            case events.PrepSaid(incarnation, said):
+                if incarnation == host.prep.incarnation and host.prep.is_alive:
+                    self._prep_said(said)
+            case events.ProbeRead(incarnation, reading):
+                if incarnation == host.probe.incarnation and host.probe.is_alive:
+                    self._probe_read(reading)
+            case events.PeerSaid(peer, request):
+                self._peer_said(peer, request)
+            case events.PeerLost(peer, why):
+                self._forget_peer(peer, why)
+            case events.SourceResolved(model_id, path, error):
+                model = host.models[model_id]
+                if self._placement.source_resolved(model, path, error):
+                    self._traffic.inspection_ended(model)
+            case events.TimerFired(key):
+                self._timer_fired(key)
+            case events.StopAsked():
+                self._stop()
+
+    def _start(self) -> None:
+        host = self.host
+        for child in self._children():
+            if child is not host.probe or any(d.kind == "cuda" for d in host.devices.values()):
+                self._happen(child, "start")
+        for model in host.models.values():
+            self._placement.inspect(model)
+        for name in host.settings.preload:
+            model_id = host.aliases.get(name, name)
+            if model_id in host.models:
+                self._placement.load(host.models[model_id], None)
+            else:
+                host.say("error", "cannot preload a model without a profile", model=name,
+                         known=", ".join(host.models) or "none")  # fmt: skip
+        for uuid, problem in host.problems.items():
+            host.say("error", "device is unavailable", device=uuid, why=problem)
+        host.wake_in("sweep", SWEEP_S)
+        host.wake_in("full-push", FULL_PUSH_S)
+
+    def _children(self) -> list[Child]:
+        return [*self.host.workers.values(), self.host.prep, self.host.probe]
+
+    def _child(self, incarnation: str) -> Child | None:
+        """Return the child whose present life this is; news of an earlier life are late and dropped."""
+        return next((c for c in self._children() if c.incarnation == incarnation), None)
+
+    def _happen(self, child: Child, what: Happening, detail: str = "") -> None:
+        """Move a child on, and let the parts react to what that means."""
+        instructions, outcome = child.handle(what, self.host.now, detail=detail)
+        host = self.host
+        host.is_dirty = True
+        if what == "exited" and child.role == "worker":
+            # Before a new worker is spawned: its jobs end, its models wait for it.
+            self._traffic.worker_died(child.name, detail)
+            self._placement.worker_died(child.name)
+            host.hellos.pop(child.name, None)
+            host.say("warning" if outcome == "died" else "info", "worker ended", device=child.name, cause=detail)
+        elif what == "exited" and child.role == "prep":
+            host.say("warning" if outcome == "died" else "info", "prep ended", cause=detail)
+            self._traffic.prep_died()
+        host.out += instructions
+        if child.role == "worker":
+            if outcome == "came-up":
+                self._worker_came_up(child)
+            elif child.state in (State.QUARANTINED, State.STOPPED):
+                self._worker_stays_down(child)
+        elif child.role == "prep" and outcome == "came-up":
+            self._placement.prep_came_up()
+            self._traffic.prep_came_up()
+
+    def _worker_came_up(self, child: Child) -> None:
+        self._placement.worker_came_up(child.name)
+        for peer, request in self._admin.restarts.pop(child.name, []):
+            self.host.tell(peer, Done(request=request, text=f"{child.name} has a new worker, pid {child.pid}"))
+
+    def _worker_stays_down(self, child: Child) -> None:
+        host = self.host
+        for model in self._placement.park(child.name):
+            self._traffic.replica_lost(model)
+        for peer, request in self._admin.device_drains.pop(child.name, []):
+            host.tell(peer, Done(request=request, text=f"{child.name} is drained, its worker has ended"))
+        for peer, request in self._admin.restarts.pop(child.name, []):
+            why = host.why_not(child.name) or "its worker was stopped"
+            host.tell(peer, Refused(request=request, code=Code.DEVICE_UNAVAILABLE, message=f"{child.name}: {why}"))
+
+    def _worker_said(self, child: Child, gateway: str, message: FromWorker) -> None:
+        host, device = self.host, child.name
+        child.note_progress(host.now)
+        match message:
+            case WorkerHello():
+                self._greet_worker(child, message)
+            case Pulse():
+                host.is_dirty |= child.phase != message.phase
+                child.note_progress(host.now, steps=message.steps, phase=message.phase)
+            case JobsStarted() | Ended() | Failed():
+                self._traffic.worker_said(device, gateway, message)
+            case LoadProgress():
+                self._placement.progressed(device, message)
+            case Loaded():
+                model = self._placement.loaded(device, message)
+                if model is not None:
+                    self._admin.claims.settle(model.id)
+                    self._traffic.dispatch(model)
+            case LoadFailed():
+                model = self._placement.load_failed(device, message)
+                if model is not None:
+                    self._admin.claims.settle(model.id)
+                    self._traffic.replica_lost(model)
+            case Unloaded():
+                model = self._placement.unloaded(device, message.model)
+                if model is not None:
+                    self._traffic.replica_lost(model)
+            case MemoryView() | CacheCleared():
+                self._admin.worker_answered(device, message)
+
+    def _greet_worker(self, child: Child, hello: WorkerHello) -> None:
+        """Accept a worker that owns its device; a GPU worker without a GPU never serves, and never from the CPU."""
+        host = self.host
+        problem = worker_backend_problem(host.devices[child.name], hello)
+        if problem is None:
+            if self._problem_since.pop(child.name, None) is not None:
+                host.problems.pop(child.name, None)
+            host.hellos[child.name] = hello
+            self._happen(child, "hello")
+            return
+        since = self._problem_since.setdefault(child.name, host.now)
+        if child.name not in host.problems:
+            host.say("error", "device is unavailable", device=child.name, why=problem)
+        host.problems[child.name] = problem
+        self._happen(child, "stop", problem)
+        if host.now - since < BACKEND_RETRIES_S:
+            host.wake_in(f"backend:{child.name}", BACKEND_RETRY_S)
+
+    def _prep_said(self, message: FromPrep) -> None:
+        host = self.host
+        host.prep.note_progress(
+            host.now, steps=host.prep.steps + 1 if isinstance(message, Prepared | Inspected) else None
+        )
+        match message:
+            case PrepHello():
+                self._happen(host.prep, "hello")
+            case Inspected() | InspectFailed():
+                model = self._placement.inspected(message)
+                if model is not None:
+                    self._traffic.inspection_ended(model)
+            case Prepared():
+                self._traffic.prepared(message)
+            case Failed():
+                for item in message.items:
+                    self._traffic.preparation_failed(item)
+
+    def _probe_read(self, reading: ProbeReading) -> None:
+        host = self.host
+        first = host.probe.state is State.STARTING
+        host.probe.note_progress(host.now, steps=host.probe.steps + 1)
+        if first:
+            self._happen(host.probe, "hello")
+        if host.reading != reading:
+            host.reading = reading
+            host.is_dirty |= bool(reading.devices)
+        for uuid, worker in host.workers.items():
+            if worker.state is State.RELEASING and self._is_memory_free(uuid, reading):
+                self._happen(worker, "memory-free")
+
+    def _is_memory_free(self, uuid: str, reading: ProbeReading) -> bool:
+        """Say whether a reading from after the worker's end shows its memory released."""
+        device = next((g for g in reading.devices if g.uuid == self.host.devices[uuid].visible), None)
+        if device is None:
+            return False
+        return self.host.workers[uuid].pid not in device.processes
+
+    def _peer_said(self, peer: str, message: ToNeuron) -> None:
+        host = self.host
+        if isinstance(message, Hello):
+            self._greet_peer(peer, message)
+            return
+        if not host.peers.hear(peer, host.now):
+            host.tell(peer, HelloWanted())
+            return
+        match message:
+            case Submit():
+                self._traffic.submit(peer, message.jobs)
+            case Abort():
+                self._traffic.abort_keys(peer, message)
+            case Beat():
+                self._traffic.beat(peer, message)
+            case _:
+                for device, what in self._admin.handle(peer, cast(AdminRequest, message)):
+                    self._happen(host.workers[device], what)
+
+    def _greet_peer(self, peer: str, hello: Hello) -> None:
+        host = self.host
+        if hello.version[0] != PROTOCOL_VERSION[0]:
+            ours, theirs = (".".join(map(str, v)) for v in (PROTOCOL_VERSION, hello.version))
+            text = (
+                f"{hello.role} '{hello.name}' speaks protocol {theirs}, this neuron {ours}; update the older of the two"
+            )
+            host.say("warning", "peer refused", why=text)
+            host.tell(peer, Refused(code=Code.INVALID_VALUE, message=text))
+        elif hello.incarnation != peer:
+            text = "the routing id of a peer must be its incarnation"
+            host.tell(peer, Refused(code=Code.INVALID_VALUE, message=text))
+        else:
+            if hello.role == "gateway":
+                host.say("info", "gateway connected", name=hello.name, peer=peer[:8])
+            self._publish(force=True)  # to the others, before this one gets the whole of it
+            host.peers.greet(peer, hello.role, hello.name, host.now)
+            assert self._published is not None
+            host.tell(peer, self._published)
+
+    def _forget_peer(self, peer: str, why: str) -> None:
+        host = self.host
+        known = host.peers.forget(peer)
+        aborted = self._traffic.abort_gateway(peer)
+        if known is not None and known.role == "gateway":
+            host.say("warning", "gateway lost", name=known.name, peer=peer[:8], why=why, jobs_aborted=aborted)
+
+    def _timer_fired(self, key: str) -> None:
+        host = self.host
+        kind, _, rest = key.partition(":")
+        if kind == "sweep":
+            self._sweep()
+            host.wake_in("sweep", SWEEP_S)
+        elif kind == "push":
+            self._is_push_due = False
+        elif kind == "full-push":
+            self._publish(force=True)
+            assert self._published is not None
+            for peer in host.peers.gateways():
+                host.tell(peer, self._published)
+            host.wake_in("full-push", FULL_PUSH_S)
+        elif kind == "child":
+            child = next(c for c in self._children() if c.timer == key)
+            if child.state in (State.KILLING, State.RELEASING, State.BACKOFF, State.QUARANTINED):
+                self._happen(child, "timer")
+        elif kind == "backend":
+            if host.workers[rest].state is State.STOPPED and rest in host.problems:
+                self._happen(host.workers[rest], "start")
+        elif kind == "question":
+            self._admin.question_timed_out(rest)
+        elif kind == "drained":
+            self._end_now("the drain's time is over")
+
+    def _sweep(self) -> None:
+        host = self.host
+        self._traffic.sweep()
+        for peer in host.peers.silent(host.now):
+            self._forget_peer(peer.incarnation, f"silent for {host.now - peer.heard_at:.1f} s")
+        for child in self._children():
+            silence = child.stalled_for(host.now)
+            if silence is not None:
+                self._happen(child, "stalled", f"no progress for {silence:.1f} s in phase {child.phase}")
+        if host.prep.state is State.READY and self._traffic.is_prep_stalled():
+            self._happen(host.prep, "stalled", "it owes an answer for too long")
+
+    def _settle(self) -> None:
+        """Finish what waited for the last job: unloads, device drains, the node's drain, the stop."""
+        host = self.host
+        for model_id in list(host.leaving):
+            self._traffic.settle(host.models[model_id])
+        for device in list(host.draining_devices):
+            worker = host.workers[device]
+            if worker.state is State.DRAINING and not host.jobs.running_on(device):
+                self._happen(worker, "idle", "drained")
+        if host.draining and self._admin.node_drains and not len(host.jobs):
+            for peer, request in self._admin.node_drains:
+                host.tell(peer, Done(request=request, text="the node is drained"))
+            self._admin.node_drains.clear()
+        if host.stopping and not len(host.jobs):
+            self._end_children()
+
+    def _stop(self) -> None:
+        host = self.host
+        if host.stopping:
+            self._end_now("asked twice")
+            for child in self._children():
+                if child.is_alive:
+                    host.out.append(Kill(child.incarnation, hard=True))
+            return
+        host.stopping = host.is_dirty = True
+        host.say("info", "stopping", jobs=len(host.jobs), drain_s=host.settings.drain_s)
+        if len(host.jobs):
+            host.wake_in("drained", host.settings.drain_s)
+
+    def _end_now(self, why: str) -> None:
+        if len(self.host.jobs):
+            self.host.say("warning", "ending jobs that still run", jobs=len(self.host.jobs), because=why)
+            self._traffic.fail_all(Code.SHUTTING_DOWN, "this neuron is being stopped")
+
+    def _end_children(self) -> None:
+        for child in self._children():
+            if child.state not in (State.STOPPED, State.KILLING, State.RELEASING):
+                self._happen(child, "stop", "the neuron is stopping")
+        if not any(c.is_alive for c in self._children()):
+            self.host.out.append(Exit(0))
+
+    def _publish(self, *, force: bool = False) -> None:
+        """Push what has changed to every gateway, at most every PUSH_S."""
+        host = self.host
+        if not force:
+            if not host.is_dirty or self._is_push_due:
+                return
+            if host.now - self._pushed_at < PUSH_S:
+                self._is_push_due = True
+                host.wake_in("push", self._pushed_at + PUSH_S - host.now)
+                return
+        host.is_dirty = False
+        self._pushed_at = host.now
+        before = self._published
+        after = report.node_state(host, 1 if before is None else before.seq + 1)
+        change = None if before is None else report.change(before, after)
+        if before is not None and change is None:
+            return
+        self._published = after
+        if change is not None:
+            for peer in host.peers.gateways():
+                host.tell(peer, change)

@@ -1,0 +1,128 @@
+"""The host as others see it: states for the bus, and whether it is healthy. Pure functions over the host."""
+
+from typing import Literal
+
+from common import __version__
+from common.messages import DeviceState, ModelState, NodeState, ReplicaState
+from neuron.memory.residency import Model
+from neuron.supervisor.host import Host
+from neuron.supervisor.states import State
+
+
+def build(host: Host) -> str | None:
+    """Return llama.cpp's build as the workers report it."""
+    return next((h.build for h in host.hellos.values()), None)
+
+
+def device_state(host: Host, uuid: str) -> DeviceState:
+    """Return the state of one device."""
+    device, worker, hello = host.devices[uuid], host.workers.get(uuid), host.hellos.get(uuid)
+    reading = None
+    if host.reading is not None:
+        reading = next((g for g in host.reading.devices if g.uuid == device.visible), None)
+    return DeviceState(
+        uuid=uuid,
+        name=device.name,
+        kind=device.kind,
+        state="unavailable" if worker is None or uuid in host.problems else worker.state.value,
+        reason=host.problems.get(uuid) if worker is None else host.why_not(uuid),
+        memory_mb=device.memory_mb,
+        reserved_mb=host.ledger.reserved_mb(uuid),
+        used_mb=reading.memory_used_mb if reading is not None else None,
+        utilization=reading.utilization if reading is not None else None,
+        temperature_c=reading.temperature_c if reading is not None else None,
+        power_w=reading.power_w if reading is not None else None,
+        draining=uuid in host.draining_devices,
+        worker_pid=worker.pid if worker is not None and worker.is_alive else None,
+        restarts=worker.restarts if worker is not None else 0,
+        steps=worker.steps if worker is not None else 0,
+        phase=worker.phase if worker is not None and worker.is_alive else None,
+        backend=hello.backend if hello is not None else None,
+    )
+
+
+def model_state(host: Host, model: Model) -> ModelState:
+    """Return the state of one model."""
+    plan, reason = model.plan, model.fault or model.shortfall
+    replicas = [
+        ReplicaState(
+            device=r.device,
+            status="unloading" if r.leaving else r.status,
+            memory_mb=r.memory_mb,
+            progress=r.progress,
+            running=r.running,
+            load_s=r.load_s,
+        )
+        for r in model.replicas.values()
+    ]
+    return ModelState(
+        id=model.id,
+        status=model.status,
+        reason=reason,
+        replicas=replicas,
+        running=host.jobs.running(model.id),
+        queued=host.jobs.waiting(model.id),
+        context=plan.context if plan is not None else model.profile.context,
+        kv_tokens=plan.kv_tokens if plan is not None else model.profile.kv_tokens,
+        parallel=plan.parallel if plan is not None else model.profile.parallel,
+        memory_mb=plan.memory_mb if plan is not None else None,
+        feasible=reason is None,
+        draining=model.draining,
+        capabilities=model.facts.capabilities if model.facts is not None else [],
+        profile=model.fingerprint,
+    )
+
+
+def node_state(host: Host, seq: int) -> NodeState:
+    """Return the full state."""
+    return NodeState(
+        incarnation=host.incarnation,
+        seq=seq,
+        full=True,
+        name=host.settings.name,
+        version=__version__,
+        state="draining" if host.draining or host.stopping else "serving",
+        build=build(host),
+        devices=[device_state(host, d) for d in host.devices],
+        models=[model_state(host, m) for m in host.models.values()],
+        aliases=host.aliases,
+    )
+
+
+def change(before: NodeState, after: NodeState) -> NodeState | None:
+    """Return the partial state that leads from one full state to the next, None if nothing has changed."""
+    devices = {d.uuid: d for d in before.devices}
+    models = {m.id: m for m in before.models}
+    changed_devices = [d for d in after.devices if devices.get(d.uuid) != d]
+    changed_models = [m for m in after.models if models.get(m.id) != m]
+    gone = [m for m in models if m not in {m.id for m in after.models}]
+    head_changed = (before.state, before.build, before.aliases) != (after.state, after.build, after.aliases)
+    if not (changed_devices or changed_models or gone or head_changed):
+        return None
+    return NodeState(
+        incarnation=after.incarnation,
+        seq=after.seq,
+        full=False,
+        name=after.name,
+        version=after.version,
+        state=after.state,
+        build=after.build,
+        devices=changed_devices,
+        models=changed_models,
+        gone=gone,
+        aliases=after.aliases,
+    )
+
+
+def health(host: Host) -> tuple[Literal["ok", "impaired", "degraded"], list[str]]:
+    """Return ok; impaired: something does not serve; degraded: nothing does. With the reasons."""
+    reasons = [f"{d}: {host.problems.get(d) or host.why_not(d)}" for d in host.devices if not host.can_serve(d)]
+    serving = [d for d in host.devices if host.can_serve(d)]
+    if host.prep.state is not State.READY:
+        reasons.append(f"the prep process is {host.prep.state}")
+    reasons += [f"model {m.id}: {m.fault}" for m in host.models.values() if m.fault]
+    if host.draining:
+        reasons.append("the node is draining")
+    if not serving or host.draining:
+        return "degraded", reasons
+    return ("impaired" if reasons else "ok"), reasons

@@ -1,0 +1,368 @@
+"""The way of a job through this host: accepted, prepared, queued, running, ended. Each ends in exactly one message."""
+
+from msgspec import structs
+
+from common.errors import Code
+from common.messages import (
+    Abort,
+    AbortTasks,
+    Beat,
+    Ended,
+    Failed,
+    FailedItem,
+    Job,
+    JobKey,
+    Prepare,
+    Prepared,
+    Run,
+    Started,
+    StartedItem,
+    Task,
+)
+from neuron.broker.jobs import Entry
+from neuron.memory.residency import Model, Replica
+from neuron.supervisor.host import Host
+from neuron.supervisor.placement import Placement
+from neuron.supervisor.states import State
+
+PREPARATIONS = 2
+"""A job that takes the prep process with it so often is refused."""
+PREP_STALL_S = 10.0
+"""One job may keep prep busy for so long; rendering itself is limited to less."""
+
+
+class Traffic:
+    """Moves jobs on, and decides which device runs each."""
+
+    def __init__(self, host: Host, placement: Placement) -> None:
+        self._host = host
+        self._placement = placement
+        self._service_s: dict[str, float] = {}
+        """By model: moving average of the time a job holds its slot."""
+
+    def submit(self, peer: str, jobs: list[Job]) -> None:
+        """Accept jobs, or refuse each by name."""
+        for job in jobs:
+            job = structs.replace(job, model=self._host.aliases.get(job.model, job.model))
+            known = self._host.jobs.find(job.id)
+            if known is not None:
+                if known.gateway != peer or known.job.attempt >= job.attempt:
+                    self._host.say("warning", "job submitted twice", job=job.id, request_id=job.request_id)
+                    continue
+                self.abort(known)
+            refusal = self._refusal(job)
+            if refusal is not None:
+                self._host.tell(peer, Failed(items=[refusal]))
+                continue
+            self._advance(self._host.jobs.add(peer, job, self._host.now))
+            self._host.is_dirty = True
+
+    def _refusal(self, job: Job) -> FailedItem | None:
+        host = self._host
+        model = host.models.get(job.model)
+        if host.stopping or host.draining:
+            return _failure(job, Code.SHUTTING_DOWN, "this neuron takes no new work", retriable=True)
+        if model is None:
+            return _failure(job, Code.MODEL_NOT_FOUND, f"model '{job.model}' is not known here", param="model")
+        if model.draining:
+            return _failure(job, Code.MODEL_UNLOADED, f"model '{model.id}' is being drained here", retriable=True)
+        queued = host.jobs.waiting(model.id)
+        if queued >= host.settings.queue_limit:
+            slots = max(1, len(model.replicas)) * model.profile.parallel
+            wait_s = self._service_s.get(model.id, 1.0) * queued / slots
+            return _failure(job, Code.BUSY, f"{queued} requests are waiting for model '{model.id}'", retriable=True,
+                            retry_after_ms=max(1000, int(wait_s * 1000)))  # fmt: skip
+        return None
+
+    def _model(self, entry: Entry) -> Model:
+        return self._host.models[entry.job.model]
+
+    def _advance(self, entry: Entry) -> None:
+        """Take a waiting job to prep as soon as its model's file has been inspected."""
+        model = self._model(entry)
+        if model.fault is not None and not self._placement.is_fault_fresh(model):
+            self._placement.look_again(model)
+        if model.fault is not None:
+            self.fail(entry, Code.MODEL_LOADING_FAILED, f"model '{model.id}' cannot be loaded: {model.fault}")
+        elif model.facts is None:
+            self._placement.inspect(model)
+        elif self._host.prep.state is State.READY:
+            self._prepare(entry, model)
+
+    def _prepare(self, entry: Entry, model: Model) -> None:
+        assert model.path is not None
+        if model.plan is None:
+            self.fail(
+                entry, Code.NO_CAPACITY, f"model '{model.id}' cannot be held here: {model.shortfall}", retriable=True
+            )
+            return
+        if not any(e.state == "preparing" for e in self._host.jobs.entries()):
+            self._host.prep.note_progress(self._host.now)  # prep was idle: its silence counts from here
+        entry.state = "preparing"
+        entry.preparations += 1
+        self._host.tell_prep(Prepare(job=entry.job, path=model.path, context=model.plan.context))
+
+    def inspection_ended(self, model: Model) -> None:
+        """Move the jobs on that waited for the model's file."""
+        for entry in self._host.jobs.of_model(model.id):
+            if entry.state == "waiting":
+                self._advance(entry)
+
+    def prep_came_up(self) -> None:
+        """Give a new prep process everything that is to be prepared."""
+        for entry in self._host.jobs.entries():
+            if entry.state == "waiting" and self._model(entry).facts is not None:
+                self._advance(entry)
+
+    def prep_died(self) -> None:
+        """Take back what prep had; the job it was at is refused if it has killed prep before."""
+        at_work = [e for e in self._host.jobs.entries() if e.state == "preparing"]
+        for entry in at_work:
+            entry.state = "waiting"
+        if at_work:
+            culprit, *others = at_work  # prep answers in order, so it died with the oldest
+            for entry in others:
+                entry.preparations -= 1
+            if culprit.preparations >= PREPARATIONS:
+                self.fail(culprit, Code.TEMPLATE_FAILED, "rendering this request ended the helper process twice")
+
+    def is_prep_stalled(self) -> bool:
+        """Say whether prep owes an answer for too long."""
+        owes = any(e.state == "preparing" for e in self._host.jobs.entries())
+        return owes and self._host.now - self._host.prep.seen_at > PREP_STALL_S
+
+    def prepared(self, message: Prepared) -> None:
+        """Queue a prepared job and see to it that its model is coming."""
+        entry = self._preparing(message.job, message.attempt)
+        if entry is None:
+            return
+        entry.prepared = message
+        self._host.jobs.enqueue(entry)
+        model = self._model(entry)
+        if not model.is_coming() and model.id not in self._host.leaving:
+            error = self._placement.want(model)
+            if error is not None:
+                self.fail(entry, error[0], error[1], retriable=True)
+                return
+        self.dispatch(model)
+
+    def preparation_failed(self, item: FailedItem) -> None:
+        """End a job that prep refuses."""
+        entry = self._preparing(item.job, item.attempt)
+        if entry is not None:
+            self._end(entry)
+            self._host.tell(entry.gateway, Failed(items=[item]))
+
+    def _preparing(self, job: str, attempt: int) -> Entry | None:
+        entry = self._host.jobs.find(job)
+        if entry is None or entry.job.attempt != attempt or entry.state != "preparing":
+            return None
+        return entry
+
+    def dispatch(self, model: Model) -> None:
+        """Give free slots to the queue's first jobs, on the replica with the fewest running."""
+        host = self._host
+        while (entry := host.jobs.head(model.id)) is not None:
+            if model.unload_barrier is not None and entry.serial > model.unload_barrier:
+                return
+            free = [
+                r
+                for r in model.serving()
+                if r.running < r.plan.parallel and host.workers[r.device].state is State.READY
+            ]
+            if not free:
+                return
+            self._run(entry, min(free, key=lambda r: r.running))
+
+    def _run(self, entry: Entry, replica: Replica) -> None:
+        host, prepared = self._host, entry.prepared
+        assert prepared is not None
+        room = replica.plan.context - len(prepared.tokens)
+        if room < 1:
+            # The model's context was cut to what fits when it was loaded, after this prompt had been checked.
+            text = (
+                f"This model's maximum context length is {replica.plan.context} tokens. "
+                f"However, your prompt has {len(prepared.tokens)} tokens."
+            )
+            self.fail(entry, Code.CONTEXT_LENGTH_EXCEEDED, text)
+            return
+        max_tokens = min(prepared.max_tokens, room)
+        host.jobs.run(entry, replica.device, host.now)
+        replica.running += 1
+        host.is_dirty = True
+        started = StartedItem(
+            job=entry.job.id,
+            attempt=entry.job.attempt,
+            prompt_tokens=len(prepared.tokens),
+            max_tokens=max_tokens,
+            vocab_fingerprint=prepared.vocab_fingerprint,
+            format=prepared.format,
+            thinking_open=prepared.thinking_open,
+        )
+        task = Task(
+            job=entry.job.id,
+            attempt=entry.job.attempt,
+            gateway=entry.gateway,
+            model=self._model(entry).id,
+            request_id=entry.job.request_id,
+            tokens=prepared.tokens,
+            resume_tokens=entry.job.resume_tokens,
+            sampling=entry.job.sampling,
+            max_tokens=max_tokens,
+            queue_ms=(host.now - entry.accepted_at) * 1000,
+            started=started,
+        )
+        host.tell_worker(replica.device, Run(tasks=[task]))
+
+    def worker_said(self, device: str, gateway: str, message: Started | Ended | Failed) -> None:
+        """Relay what a worker tells a gateway of jobs that are still on; count the ends."""
+        current = [
+            (entry, item)
+            for item in message.items
+            if (entry := self._host.jobs.find_of(gateway, item.job)) is not None
+            and entry.job.attempt == item.attempt
+            and entry.device == device
+        ]
+        if isinstance(message, Started):
+            for entry, _ in current:
+                entry.deadline = None
+        else:
+            for entry, _ in current:
+                model, held_s = self._model(entry).id, self._host.now - entry.run_at
+                self._service_s[model] = 0.8 * self._service_s.get(model, held_s) + 0.2 * held_s
+                self._end(entry)
+        if len(current) == len(message.items):
+            self._host.tell(gateway, message)
+        elif current:
+            self._host.tell(gateway, type(message)(items=[item for _, item in current]))  # type: ignore[arg-type]
+
+    def _end(self, entry: Entry) -> None:
+        """Strike the job out, and give its slot to the next."""
+        host = self._host
+        host.jobs.remove(entry)
+        host.is_dirty = True
+        if entry.device is not None:
+            model = self._model(entry)
+            replica = model.replicas.get(entry.device)
+            if replica is not None and replica.running > 0:
+                replica.running -= 1
+            self.dispatch(model)
+
+    def fail(
+        self, entry: Entry, code: Code, message: str, *, retriable: bool = False, param: str | None = None
+    ) -> None:
+        """End a job with an error."""
+        self._end(entry)
+        self._host.tell(
+            entry.gateway, Failed(items=[_failure(entry.job, code, message, retriable=retriable, param=param)])
+        )
+
+    def abort(self, entry: Entry) -> None:
+        """End a job nobody waits for, without a word."""
+        self._stop_running(entry)
+        self._end(entry)
+
+    def _stop_running(self, entry: Entry) -> None:
+        """Have the worker drop the job, before its slot goes to the next: a worker takes its messages in order."""
+        if entry.device is not None and self._host.workers[entry.device].is_alive:
+            self._host.tell_worker(entry.device, AbortTasks(jobs=[entry.key]))
+
+    def abort_keys(self, peer: str, message: Abort) -> None:
+        """Carry out a gateway's Abort; idempotent."""
+        for key in message.jobs:
+            entry = self._host.jobs.find_of(peer, key.job)
+            if entry is not None and entry.job.attempt <= key.attempt:
+                self.abort(entry)
+
+    def abort_gateway(self, peer: str) -> int:
+        """Abort all jobs of a gateway that is gone; return how many."""
+        entries = self._host.jobs.of_gateway(peer)
+        for entry in entries:
+            self.abort(entry)
+        return len(entries)
+
+    def beat(self, peer: str, message: Beat) -> None:
+        """Settle differences between the gateway's list of live jobs and the book."""
+        listed = {key.job: key.attempt for key in message.jobs}
+        for entry in self._host.jobs.of_gateway(peer):
+            if listed.get(entry.job.id) != entry.job.attempt:
+                self.abort(entry)
+        lost = [k for k in message.jobs if self._host.jobs.find_of(peer, k.job) is None]
+        if lost:
+            # Its end, or its Submit, went under in a broken connection, or has crossed this Beat.
+            self._host.tell(peer, Failed(items=[_lost(key) for key in lost]))
+
+    def worker_died(self, device: str, cause: str) -> None:
+        """End the jobs that had a slot there. Queued ones wait for the worker's return."""
+        for entry in self._host.jobs.running_on(device):
+            self.fail(entry, Code.WORKER_DIED, f"the worker of {device} ended ({cause})", retriable=True)
+
+    def settle(self, model: Model) -> None:
+        """Unload the leaving replicas whose last job has ended; afterwards serve what has come since."""
+        barrier = model.unload_barrier
+        head = self._host.jobs.head(model.id)
+        awaited = barrier is not None and head is not None and head.serial <= barrier
+        for replica in list(model.replicas.values()):
+            if replica.leaving and replica.status == "loaded" and replica.running == 0 and not awaited:
+                self._placement.begin_unload(model, replica.device)
+        if not any(r.leaving for r in model.replicas.values()):
+            model.unload_barrier = None
+            self._host.leaving.discard(model.id)
+            self.replica_lost(model)
+
+    def replica_lost(self, model: Model) -> None:
+        """Find another device for queued jobs whose model lost a replica for good, or end them."""
+        if model.is_coming():
+            self.dispatch(model)
+            return
+        if not self._host.jobs.queue(model.id):
+            return
+        error = self._placement.want(model)
+        if error is not None:
+            for entry in self._host.jobs.queue(model.id):
+                self.fail(entry, error[0], error[1], retriable=error[0] is not Code.MODEL_LOADING_FAILED)
+
+    def sweep(self) -> None:
+        """End the jobs whose budget has run out before their first output."""
+        for entry in self._host.jobs.entries():
+            if entry.deadline is not None and self._host.now > entry.deadline:
+                state, budget_ms = entry.state, entry.job.budget_ms or 0
+                self._stop_running(entry)
+                self.fail(entry, Code.DEADLINE_EXCEEDED, f"still {state} after {budget_ms / 1000:g} s")
+
+    def fail_all(self, code: Code, message: str) -> None:
+        """End every job, retriable: a replica elsewhere can take it."""
+        # Running ones last: a slot that falls free must not go to a job that is about to be failed.
+        for entry in sorted(self._host.jobs.entries(), key=lambda e: e.state == "running"):
+            self._stop_running(entry)
+            self.fail(entry, code, message, retriable=True)
+
+
+def _failure(
+    job: Job,
+    code: Code,
+    message: str,
+    *,
+    retriable: bool = False,
+    param: str | None = None,
+    retry_after_ms: int | None = None,
+) -> FailedItem:
+    return FailedItem(
+        job=job.id,
+        attempt=job.attempt,
+        code=code,
+        message=message,
+        param=param,
+        retriable=retriable,
+        retry_after_ms=retry_after_ms,
+    )
+
+
+def _lost(key: JobKey) -> FailedItem:
+    return FailedItem(
+        job=key.job,
+        attempt=key.attempt,
+        code=Code.JOB_LOST,
+        message="the neuron does not have this job",
+        retriable=True,
+    )

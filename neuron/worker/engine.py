@@ -1,0 +1,123 @@
+"""What the loop needs of an engine: the contract of llama_engine and of the tests' fake.
+
+    Engine ──load──► Model ──new_sampler──► Sampler        EngineError
+                       │ decode(chunks)        │           ├── LoadError         nothing of the model stays
+                       └── forget(sequence)    └─ sample   ├── InvalidBatch      these sequences are at fault
+                                                           └── DeviceLost        the process is to end
+
+Only `Engine.load` and `Model.close` run beside the loop, in the loader's thread, and never on a model that the loop uses
+at the same time.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NamedTuple, Protocol
+
+from common.errors import HelexaError
+from neuron.worker.sampling import Stage
+
+CHUNK_TOKENS = 512
+"""Rows of one decode call at most: llama.cpp's physical batch, and how long an abort may have to wait."""
+
+
+class EngineError(HelexaError):
+    """The engine cannot do what it was asked to."""
+
+
+class LoadError(EngineError):
+    """A model cannot be loaded; the text is what decided it."""
+
+
+class InvalidBatch(EngineError):
+    """The engine refuses this batch and has kept nothing of it."""
+
+
+class DeviceLost(EngineError):
+    """The device or the engine's own state is beyond repair; only a new process helps."""
+
+
+class DecodeResult(Enum):
+    """How a decode call ended that was not refused."""
+
+    DONE = auto()
+    NO_ROOM = auto()
+    """No cells for so many tokens; nothing was kept."""
+
+
+class Chunk(NamedTuple):
+    """Consecutive tokens of one sequence."""
+
+    sequence: int
+    position: int
+    """Of the first token in its sequence."""
+    tokens: list[int]
+    wants_logits: bool
+    """Of the last token."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What the engine says of itself."""
+
+    build: str
+    backend: str
+    devices: list[str]
+
+
+class Sampler(Protocol):
+    """Chooses the next token of one sequence, and remembers what was chosen."""
+
+    def sample(self, chunk: int) -> int:
+        """Return the token that follows the `chunk`-th chunk of the last decode, and count it as chosen."""
+
+    def close(self) -> None:
+        """Free it."""
+
+
+class Model(Protocol):
+    """A model in the device's memory, with its KV cells. Sizes in MiB, as the engine accounts for them."""
+
+    vocabulary: int
+    kv_tokens: int
+    weights_mb: int
+    kv_mb: int
+    memory_mb: int
+    """Weights, KV and compute buffers."""
+
+    def warm_up(self) -> None:
+        """Run one token, so that compiling kernels and touching weights is not the first request's to wait for."""
+
+    def decode(self, chunks: Sequence[Chunk]) -> DecodeResult:
+        """Compute the chunks; on return the device is done. Raises InvalidBatch, DeviceLost."""
+
+    def new_sampler(self, stages: Sequence[Stage], prompt: list[int], output: list[int]) -> Sampler:
+        """Return a sampler that has already seen prompt and output."""
+
+    def piece(self, token: int) -> bytes:
+        """Return the token's text, which may end inside a character; empty for special tokens."""
+
+    def is_end(self, token: int) -> bool:
+        """Say whether the token ends the answer."""
+
+    def forget(self, sequence: int) -> None:
+        """Free the sequence's cells."""
+
+    def close(self) -> None:
+        """Free the model."""
+
+
+class Engine(Protocol):
+    """Owns the device."""
+
+    def facts(self) -> EngineFacts:
+        """Describe build and devices, without touching the device's memory."""
+
+    def load(self, path: str, *, kv_tokens: int, parallel: int, progress: Callable[[float], bool]) -> Model:
+        """Load a model; `progress` takes 0 to 1 and returns False to give up. Raises LoadError."""
+
+    def device_memory(self) -> tuple[int, int] | None:
+        """Return MiB free and in total, None where that is the host's business."""
+
+    def close(self) -> None:
+        """Free what belongs to no model."""
