@@ -43,10 +43,10 @@ def main() -> int:
 
 
 def _list_devices() -> int:
-    from neuron.devices import read_once
+    from neuron.devices import host_memory_mb, read_once
     from neuron.discovery import format_device_block
 
-    print(format_device_block(read_once()))
+    print(format_device_block(read_once(), host_memory_mb()))
     return 0
 
 

@@ -69,7 +69,7 @@ class Model:
         statuses = {r.status for r in self.replicas.values()}
         for status in ("loaded", "recovering", "loading", "unloading", "failed"):
             if status in statuses:
-                return status  # type: ignore[return-value]  # the literals of ReplicaStatus are among ModelStatus
+                return status
         return "failed" if self.fault else "unloaded"
 
     def serving(self) -> list[Replica]:

@@ -37,6 +37,7 @@ from common.messages import (
 )
 from neuron.broker.claims import Claims
 from neuron.supervisor import report
+from neuron.supervisor.child import Happening
 from neuron.supervisor.host import Host
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.states import State
@@ -76,7 +77,7 @@ class Admin:
         """By device: who waits for its last job."""
         self.node_drains: list[tuple[str, str]] = []
 
-    def handle(self, peer: str, message: AdminRequest) -> list[tuple[str, str]]:
+    def handle(self, peer: str, message: AdminRequest) -> list[tuple[str, Happening]]:
         """Carry out a request; return (device, happening) pairs for the workers' lives."""
         host = self._host
         match message:
@@ -219,7 +220,7 @@ class Admin:
             text = f"{question.sequences} cached sequences forgotten"
             self._host.tell(question.peer, Done(request=question.request, text=text))
 
-    def _drain(self, peer: str, message: Drain) -> list[tuple[str, str]]:
+    def _drain(self, peer: str, message: Drain) -> list[tuple[str, Happening]]:
         host = self._host
         if not self._is_target_known(peer, message):
             return []
@@ -240,7 +241,7 @@ class Admin:
             return [(message.target, "drain")]
         return []
 
-    def _undrain(self, peer: str, message: Undrain) -> list[tuple[str, str]]:
+    def _undrain(self, peer: str, message: Undrain) -> list[tuple[str, Happening]]:
         host = self._host
         if not self._is_target_known(peer, message):
             return []
@@ -268,7 +269,7 @@ class Admin:
             return False
         return True
 
-    def _restart(self, peer: str, message: RestartWorker) -> list[tuple[str, str]]:
+    def _restart(self, peer: str, message: RestartWorker) -> list[tuple[str, Happening]]:
         host = self._host
         if message.device not in host.workers:
             self._refuse(peer, message.request, Code.NOT_FOUND,

@@ -6,7 +6,7 @@ children) share one Host; this file only says who reacts to what, and in which o
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Literal
 
 from common.catalogue import Catalogue
 from common.errors import Code
@@ -43,7 +43,7 @@ from neuron.discovery import Device, ProbeReading, worker_backend_problem
 from neuron.memory.ledger import Ledger
 from neuron.settings import NeuronSettings
 from neuron.supervisor import events, report
-from neuron.supervisor.admin import Admin, AdminRequest
+from neuron.supervisor.admin import Admin
 from neuron.supervisor.child import Child, Happening, UndefinedTransition
 from neuron.supervisor.host import Host
 from neuron.supervisor.instructions import Exit, Instruction, Kill
@@ -111,7 +111,7 @@ class Machine:
         self._strict = strict
         self._problem_since: dict[str, float] = {}
         self._published: NodeState | None = None
-        self._pushed_at = -1e9
+        self._pushed_at = -math.inf
         self._is_push_due = False
         for profile in catalogue.models:
             self._placement.adopt(profile, own=True)
@@ -337,7 +337,7 @@ class Machine:
             case Beat():
                 self._traffic.beat(peer, message)
             case _:
-                for device, what in self._admin.handle(peer, cast(AdminRequest, message)):
+                for device, what in self._admin.handle(peer, message):
                     self._happen(host.workers[device], what)
 
     def _greet_peer(self, peer: str, hello: Hello) -> None:
@@ -374,7 +374,7 @@ class Machine:
             self._sweep()
             host.wake_in("sweep", SWEEP_S)
         elif kind == "push":
-            self._is_push_due = False
+            self._is_push_due, self._pushed_at = False, -math.inf
         elif kind == "full-push":
             self._publish(force=True)
             assert self._published is not None

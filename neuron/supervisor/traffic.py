@@ -234,7 +234,7 @@ class Traffic:
         if len(current) == len(message.items):
             self._host.tell(gateway, message)
         elif current:
-            self._host.tell(gateway, type(message)(items=[item for _, item in current]))  # type: ignore[arg-type]
+            self._host.tell(gateway, structs.replace(message, items=[item for _, item in current]))
 
     def _end(self, entry: Entry) -> None:
         """Strike the job out, and give its slot to the next."""

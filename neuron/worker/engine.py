@@ -5,8 +5,8 @@
                        └── forget(sequence)    └─ sample   ├── InvalidBatch      these sequences are at fault
                                                            └── DeviceLost        the process is to end
 
-Only `Engine.load` and `Model.close` run beside the loop, in the loader's thread, and never on a model that the loop uses
-at the same time.
+`Engine.load`, `Model.warm_up` and `Model.close` run beside the loop, in the loader's thread, and never on a model that
+the loop uses at the same time.
 """
 
 from collections.abc import Callable, Sequence

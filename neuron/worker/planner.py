@@ -8,7 +8,7 @@ from neuron.worker.generation import Generation
 
 FIRST_CHUNK = 64
 """Prompt tokens of a timed step while the model's speed is not known."""
-MIN_CHUNK = 16
+MIN_CHUNK = 8
 """A prompt always gets on, also where one token alone takes longer than the budget."""
 _FORGET = 0.8
 """Weight of the past with each new measurement."""

@@ -3,7 +3,6 @@
 Order and defaults are those of llama.cpp's common sampler (common/sampling.cpp, common/common.h).
 """
 
-import math
 import secrets
 from typing import NamedTuple
 

@@ -39,7 +39,7 @@ class Slots:
 
     def seat(self, generation: Generation) -> None:
         """Give it a sequence."""
-        assert generation.sequence is None and generation.position == 0
+        assert generation.sequence is None, generation.key
         generation.sequence = self._free.pop()
         self.seated.append(generation)
         self.seated.sort(key=lambda g: g.serial)

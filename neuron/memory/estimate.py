@@ -1,0 +1,57 @@
+"""How much device memory a model will take, from its header and its profile. Pure; sizes in MiB unless named."""
+
+from dataclasses import dataclass
+
+from common.catalogue import Profile
+from common.messages import ModelFacts
+
+MIB = 2**20
+COMPUTE_MB = 40
+"""llama.cpp's compute buffers for a small model at a batch of 512, measured; grows with the vocabulary, below."""
+BATCH = 512
+CELL_STEP = 256
+"""llama.cpp rounds the number of cells up to this."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """The sizes a model is loaded with."""
+
+    context: int
+    """Tokens one request may use."""
+    kv_tokens: int
+    """Cells of the pool that all slots share."""
+    parallel: int
+    memory_mb: int
+    """To reserve: weights, KV, compute buffers, and never less than the profile's vram_mb."""
+
+
+def plan_memory(profile: Profile, facts: ModelFacts, free_mb: int | None) -> MemoryPlan | str:
+    """Choose context and pool so that the model fits into `free_mb` (None: unknown, taken as enough).
+
+    Returns the plan, or in words why there is none. A context that the profile names is kept or refused, never cut.
+    """
+    trained = facts.context_train
+    if profile.context is not None and trained and profile.context > trained:
+        return f"context {profile.context} is more than the model was trained for ({trained}); lower it in its profile"
+    context = profile.context or trained or 4096
+    fixed_mb = facts.file_bytes / MIB + COMPUTE_MB + BATCH * facts.vocabulary * 4 / MIB / 8
+    per_token_mb = facts.kv_bytes_per_token / MIB
+    wanted = profile.kv_tokens or context * profile.parallel
+    room_mb = None if free_mb is None else free_mb - fixed_mb
+    kv_tokens = _cells(wanted)
+    if room_mb is not None and kv_tokens * per_token_mb > room_mb:
+        fitting = int(room_mb / per_token_mb) // CELL_STEP * CELL_STEP if room_mb > 0 else 0
+        least = _cells(profile.kv_tokens or profile.context or min(context, CELL_STEP))
+        if fitting < least:
+            need_mb = round(fixed_mb + least * per_token_mb)
+            return f"it needs {need_mb} MiB with {least} KV cells, and {free_mb} MiB are free"
+        kv_tokens = fitting
+    memory_mb = max(round(fixed_mb + kv_tokens * per_token_mb), profile.vram_mb or 0)
+    if free_mb is not None and memory_mb > free_mb:
+        return f"it needs {memory_mb} MiB (vram_mb of its profile), and {free_mb} MiB are free"
+    return MemoryPlan(min(context, kv_tokens), kv_tokens, profile.parallel, memory_mb)
+
+
+def _cells(tokens: int) -> int:
+    return -(-tokens // CELL_STEP) * CELL_STEP

@@ -1,0 +1,37 @@
+"""`python -m neuron.prep`: started by the supervisor."""
+
+import argparse
+import signal
+import sys
+
+import zmq
+
+from common import log
+from common.sockets import bus_dealer
+from neuron.prep.service import serve
+from neuron.process.lifeline import attach
+
+
+def main() -> int:
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(prog="neuron.prep", description=__doc__)
+    parser.add_argument("--connect", required=True)
+    parser.add_argument("--incarnation", required=True)
+    parser.add_argument("--lifeline", type=int, required=True)
+    parser.add_argument("--supervisor-pid", type=int, required=True)
+    parser.add_argument("--engine", default="llama")
+    parser.add_argument("--log-level", default="info")
+    parser.add_argument("--log-format", default="text", choices=("text", "json"))
+    arguments = parser.parse_args()
+    attach(arguments.lifeline, arguments.supervisor_pid)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    log.setup("prep", format=arguments.log_format, level=arguments.log_level)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    with bus_dealer(context, arguments.connect, arguments.incarnation) as socket:
+        serve(socket, arguments.incarnation, arguments.engine)
+    context.term()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

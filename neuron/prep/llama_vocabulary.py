@@ -1,0 +1,180 @@
+"""Vocabularies through llama.cpp, loaded vocabulary-only; the only file of prep that imports it."""
+
+import ctypes
+import os
+from typing import Any
+
+import llama_cpp
+from llama_cpp._ggml import libggml
+
+from common.ids import digest
+from common.messages import ModelFacts
+from neuron.prep.vocabulary import UnusableFile
+
+_UINT32, _INT32, _ARRAY = 4, 5, 9
+"""Values of gguf_type."""
+_F16_BYTES = 2
+
+
+class _GgufParams(ctypes.Structure):
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+
+def _gguf(name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(libggml, name)
+    function.restype, function.argtypes = result, list(arguments)
+    return function
+
+
+_open = _gguf("gguf_init_from_file", ctypes.c_void_p, ctypes.c_char_p, _GgufParams)
+_free = _gguf("gguf_free", None, ctypes.c_void_p)
+_find = _gguf("gguf_find_key", ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p)
+_type = _gguf("gguf_get_kv_type", ctypes.c_int, ctypes.c_void_p, ctypes.c_int64)
+_array_length = _gguf("gguf_get_arr_n", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64)
+_array_type = _gguf("gguf_get_arr_type", ctypes.c_int, ctypes.c_void_p, ctypes.c_int64)
+_array_data = _gguf("gguf_get_arr_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+_u32 = _gguf("gguf_get_val_u32", ctypes.c_uint32, ctypes.c_void_p, ctypes.c_int64)
+_str = _gguf("gguf_get_val_str", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64)
+_tensor_count = _gguf("gguf_get_n_tensors", ctypes.c_int64, ctypes.c_void_p)
+_tensor_offset = _gguf("gguf_get_tensor_offset", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64)
+_tensor_size = _gguf("gguf_get_tensor_size", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64)
+_data_offset = _gguf("gguf_get_data_offset", ctypes.c_size_t, ctypes.c_void_p)
+
+_last_error = ""
+_LOG_ERROR = 4
+"""ggml_log_level."""
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+    """Keep what llama.cpp says of an error: it is the reason in UnusableFile."""
+    global _last_error
+    if level == _LOG_ERROR:
+        _last_error = text.decode(errors="replace").strip() or _last_error
+
+
+llama_cpp.llama_log_set(_log, ctypes.c_void_p(0))
+llama_cpp.llama_backend_init()
+
+
+def build() -> str:
+    """Return the version of the binding."""
+    return f"llama-cpp-python {llama_cpp.__version__}"
+
+
+def open_vocabulary(path: str) -> "LlamaVocabulary":
+    """Open a GGUF. Raises UnusableFile: no GGUF, shorter than its header says, unknown to this llama.cpp."""
+    global _last_error
+    _last_error = ""
+    kv_bytes = _check_file(path)
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    params.n_gpu_layers = 0
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise UnusableFile(_last_error or "llama.cpp cannot read it and gives no reason")
+    return LlamaVocabulary(model, path, kv_bytes)
+
+
+def _check_file(path: str) -> int:
+    """Check magic and completeness; return the bytes of f16 KV one token takes."""
+    size = os.stat(path).st_size
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise UnusableFile("it is no GGUF file (it does not begin with 'GGUF')")
+    header = _open(os.fsencode(path), _GgufParams(True, None))
+    if not header:
+        raise UnusableFile(f"its header is damaged or cut off: {_last_error or 'unreadable'}")
+    try:
+        ends = [_tensor_offset(header, i) + _tensor_size(header, i) for i in range(_tensor_count(header))]
+        needed = _data_offset(header) + max(ends, default=0)
+        if size < needed:
+            raise UnusableFile(f"it is truncated: {size} bytes of {needed}; download it again")
+        return _kv_bytes(header)
+    finally:
+        _free(header)
+
+
+def _kv_bytes(header: int) -> int:
+    key = _find(header, b"general.architecture")
+    if key < 0:
+        raise UnusableFile("its header names no general.architecture")
+    arch = _str(header, key)
+    layers = (_numbers(header, arch + b".block_count") or [0])[0]
+    heads = _numbers(header, arch + b".attention.head_count") or [0]
+    kv_heads = _numbers(header, arch + b".attention.head_count_kv") or heads
+    embedding = (_numbers(header, arch + b".embedding_length") or [0])[0]
+    head = embedding // max(heads) if max(heads) else 0
+    width = (_numbers(header, arch + b".attention.key_length") or [head])[0]
+    width += (_numbers(header, arch + b".attention.value_length") or [head])[0]
+    total = sum(kv_heads) if len(kv_heads) > 1 else kv_heads[0] * layers
+    return total * width * _F16_BYTES
+
+
+def _numbers(header: int, name: bytes) -> list[int]:
+    key = _find(header, name)
+    if key < 0:
+        return []
+    kind = _type(header, key)
+    if kind == _UINT32:
+        return [int(_u32(header, key))]
+    if kind != _ARRAY or _array_type(header, key) not in (_UINT32, _INT32):
+        return []  # asking for a number of another type would abort the process
+    values = ctypes.cast(_array_data(header, key), ctypes.POINTER(ctypes.c_int32))
+    return [int(values[i]) for i in range(_array_length(header, key))]
+
+
+class LlamaVocabulary:
+    """One opened file."""
+
+    def __init__(self, model: Any, path: str, kv_bytes: int) -> None:
+        self._model = model
+        self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
+        self.bos_text = self._special(llama_cpp.llama_vocab_bos(self._vocab))
+        self.eos_text = self._special(llama_cpp.llama_vocab_eos(self._vocab))
+        template = llama_cpp.llama_model_chat_template(model, None)
+        self.chat_template = template.decode(errors="replace") if template else None
+        arch = self._meta("general.architecture") or "unknown"
+        self.facts = ModelFacts(
+            architecture=arch,
+            name=self._meta("general.name") or "",
+            file_bytes=os.stat(path).st_size,
+            context_train=int(self._meta(f"{arch}.context_length") or 0),
+            kv_bytes_per_token=kv_bytes,
+            layers=int(self._meta(f"{arch}.block_count") or 0),
+            embedding=int(self._meta(f"{arch}.embedding_length") or 0),
+            vocabulary=self.size,
+            capabilities=["chat", "completion"],
+            vocab_fingerprint=self._fingerprint(),
+        )
+
+    def tokenise(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Return token ids."""
+        data = text.encode()
+        room = len(data) + 8
+        ids = (ctypes.c_int32 * room)()
+        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), ids, room, add_special, parse_special)
+        if count < 0:
+            ids = (ctypes.c_int32 * -count)()
+            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), ids, -count, add_special, parse_special)
+        return ids[:count]
+
+    def close(self) -> None:
+        """Free the model."""
+        llama_cpp.llama_model_free(self._model)
+
+    def _special(self, token: int) -> str:
+        return "" if token < 0 else llama_cpp.llama_vocab_get_text(self._vocab, token).decode(errors="replace")
+
+    def _meta(self, key: str) -> str | None:
+        buffer = ctypes.create_string_buffer(1024)
+        length = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode(errors="replace") if length >= 0 else None
+
+    def _fingerprint(self) -> str:
+        """Return an identity of the token texts: streams can resume by ids only between equal ones."""
+        step = max(1, self.size // 4096)
+        texts = (llama_cpp.llama_vocab_get_text(self._vocab, i) for i in range(0, self.size, step))
+        return digest(b"\0".join([str(self.size).encode(), *(t or b"" for t in texts)]))

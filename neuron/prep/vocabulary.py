@@ -1,0 +1,31 @@
+"""What prep needs of a model: its header's facts, its template, its tokens. No weights, no device."""
+
+from typing import Protocol
+
+from common.errors import HelexaError
+from common.messages import ModelFacts
+
+
+class UnusableFile(HelexaError):
+    """The file cannot be served; the text says why."""
+
+
+class Vocabulary(Protocol):
+    """A model opened for its vocabulary only.
+
+    A module with an engine offers `open_vocabulary(path: str) -> Vocabulary`, which raises UnusableFile.
+    """
+
+    facts: ModelFacts
+    chat_template: str | None
+    bos_text: str
+    """Text of the token that begins a sequence; "" if there is none."""
+    eos_text: str
+    size: int
+    """Number of tokens; ids are below it."""
+
+    def tokenise(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Return token ids. `add_special` adds BOS/EOS as the model wants them; `parse_special` reads control tokens."""
+
+    def close(self) -> None:
+        """Free it."""

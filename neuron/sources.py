@@ -1,0 +1,64 @@
+"""Where a model's file is: `file:/path`, `package:NAME/FILE`, or a name below model_dirs."""
+
+import importlib.util
+from pathlib import Path
+
+from common.errors import Code, RequestError
+
+
+def resolve_source(source: str, model_dirs: list[Path]) -> Path:
+    """Return the existing file behind a profile's source.
+
+    Raises RequestError(model_loading_failed) that says where it was looked for and what to do.
+    """
+    kind, _, rest = source.partition(":")
+    if kind == "file" and rest:
+        path = Path(rest)
+        if not path.is_absolute():
+            raise _failure(f"source '{source}': the path must be absolute; a name below model_dirs has no 'file:'")
+        return _existing(path, source)
+    if kind == "package" and rest:
+        return _packaged(rest, source)
+    if kind == "hf":
+        raise _failure(f"source '{source}': downloads are not supported yet; fetch the file and name it with file:")
+    return _below(source, model_dirs)
+
+
+def _packaged(rest: str, source: str) -> Path:
+    package, _, name = rest.partition("/")
+    # find_spec does not import a top-level package: nothing of it runs here.
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        distribution = package.replace("_", "-")
+        raise _failure(f"source '{source}': package '{package}' is not installed; try: pip install {distribution}")
+    return _existing(_inside(Path(spec.submodule_search_locations[0]), name, source), source)
+
+
+def _below(source: str, model_dirs: list[Path]) -> Path:
+    for folder in model_dirs:
+        path = _inside(folder, source, source)
+        if path.is_file():
+            return path
+    places = ", ".join(map(str, model_dirs)) or "model_dirs, which is empty"
+    raise _failure(f"source '{source}': no such file below {places}")
+
+
+def _inside(folder: Path, name: str, source: str) -> Path:
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise _failure(f"source '{source}': must not leave its folder")
+    return path
+
+
+def _existing(path: Path, source: str) -> Path:
+    try:
+        is_file = path.is_file()
+    except OSError as error:
+        raise _failure(f"source '{source}': {error.strerror}") from None
+    if not is_file:
+        raise _failure(f"source '{source}': no such file")
+    return path
+
+
+def _failure(text: str) -> RequestError:
+    return RequestError(Code.MODEL_LOADING_FAILED, text)

@@ -1,0 +1,307 @@
+"""One loaded model: its waiting and running generations, and the step that moves them on."""
+
+import bisect
+import logging
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from msgspec import structs
+
+from common.errors import Code, RequestError
+from common.log import fields
+from common.messages import EndedItem, FailedItem, JobKey, ModelMemory, Task
+from neuron.worker.engine import CHUNK_TOKENS, DecodeResult, DeviceLost, Model
+from neuron.worker.generation import Generation
+from neuron.worker.outbox import Outbox
+from neuron.worker.planner import Pace, Plan, plan
+from neuron.worker.sampling import stages
+from neuron.worker.slots import Slots
+
+log = logging.getLogger(__name__)
+
+Reason = Literal["stop", "stop_sequence", "length"]
+
+
+class Lane:
+    """Continuous batching over one model.
+
+    A generation is waiting (no sequence), seated (has a sequence; prompt or decode), or over and forgotten. It ends in
+    exactly one Ended or Failed, unless it is aborted.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        *,
+        context: int,
+        parallel: int,
+        outbox: Outbox,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.model = model
+        self.slots = Slots(parallel, model.kv_tokens)
+        self._name = name
+        self._context = context
+        self._outbox = outbox
+        self._clock = clock
+        self._pace = Pace()
+        self._jobs: dict[str, Generation] = {}
+        self._waiting: list[Generation] = []
+        self._serial = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything to step for."""
+        return bool(self._jobs)
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether a client is watching tokens come."""
+        return any(g.is_decoding and g.output_n > 0 for g in self.slots.seated)
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether the next step works on a prompt."""
+        return any(not g.is_decoding for g in self.slots.seated)
+
+    def add(self, task: Task) -> None:
+        """Take a task in. A higher attempt at the same job replaces the older one; any other repeat is ignored."""
+        known = self._jobs.get(task.job)
+        if known is not None:
+            if known.task.attempt >= task.attempt:
+                return
+            self._drop(known)
+        generation = Generation(task, self._serial, self._clock())
+        self._serial += 1
+        self._jobs[task.job] = generation
+        try:
+            self._check(task)
+            for token in task.resume_tokens:
+                generation.text.push(self.model.piece(token))
+        except Exception as error:
+            self._fail_for(generation, error)
+            return
+        if generation.text.matched is not None or generation.output_n >= task.max_tokens:
+            # The earlier attempt produced all of it; only its end was lost.
+            self._start(generation, with_sampler=False)
+            self._end(generation, "length" if generation.text.matched is None else "stop_sequence")
+            return
+        self._waiting.append(generation)
+
+    def abort(self, key: JobKey) -> None:
+        """End a job without any event."""
+        generation = self._jobs.get(key.job)
+        if generation is not None and generation.task.attempt <= key.attempt:
+            self._drop(generation)
+
+    def fail_all(self, code: Code, message: str) -> None:
+        """End every job, retriable."""
+        for generation in list(self._jobs.values()):
+            self._fail(generation, code, message, retriable=True)
+
+    def admit(self) -> None:
+        """Seat who has been waiting longest, as long as there are slots and cells."""
+        while self._waiting:
+            generation = self._waiting[0]
+            if not self.slots.can_hold(generation):
+                self._waiting.pop(0)
+                self._end_for_want_of_cells(generation)
+                continue
+            if not self.slots.can_seat(generation):
+                return
+            self._waiting.pop(0)
+            self.slots.seat(generation)
+            if not generation.is_started:
+                try:
+                    self._start(generation, with_sampler=True)
+                except DeviceLost:
+                    raise
+                except Exception as error:
+                    self._fail_for(generation, error)
+
+    def step(self, budget_s: float | None) -> bool:
+        """Compute one batch and emit what it yields; False if nothing could be computed.
+
+        With `budget_s` prompt chunks are cut so that the step takes no longer. Raises DeviceLost.
+        """
+        batch = self._plan(budget_s)
+        if batch is None:
+            return False
+        began = self._clock()
+        try:
+            result = self.model.decode(batch.chunks)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            for generation in batch.owners:
+                self._fail_for(generation, error)
+            return False
+        if result is DecodeResult.NO_ROOM:
+            self.slots.note_refusal(sum(len(c.tokens) for c in batch.chunks))
+            self._make_room(batch.owners[-1])
+            return False
+        now = self._clock()
+        self._pace.observe(batch, now - began)
+        for index, (generation, chunk) in enumerate(zip(batch.owners, batch.chunks, strict=True)):
+            generation.position += len(chunk.tokens)
+            if chunk.wants_logits:
+                self._advance(generation, index, now)
+        return True
+
+    def memory(self) -> ModelMemory:
+        """Return what the model holds."""
+        return ModelMemory(
+            model=self._name,
+            weights_mb=self.model.weights_mb,
+            kv_mb=self.model.kv_mb,
+            kv_tokens=self.model.kv_tokens,
+            kv_used=self.slots.used,
+            sequences=len(self.slots.seated),
+        )
+
+    def check(self) -> None:
+        """Assert that books agree."""
+        self.slots.check()
+        assert len(self._jobs) == len(self._waiting) + len(self.slots.seated)
+
+    def _check(self, task: Task) -> None:
+        tokens = task.tokens + task.resume_tokens
+        if not task.tokens:
+            raise RequestError(Code.INVALID_VALUE, "the prompt is empty")
+        if min(tokens) < 0 or max(tokens) >= self.model.vocabulary:
+            raise RequestError(Code.INVALID_VALUE, f"a token is outside the vocabulary of {self.model.vocabulary}")
+        if len(task.tokens) >= self._context:
+            text = f"This model's maximum context length is {self._context} tokens."
+            text += f" However, your prompt has {len(task.tokens)} tokens."
+            raise RequestError(Code.CONTEXT_LENGTH_EXCEEDED, text)
+
+    def _start(self, generation: Generation, *, with_sampler: bool) -> None:
+        task, sampler = generation.task, None
+        if with_sampler:
+            chain = stages(task.sampling, self.model.vocabulary)
+            sampler = self.model.new_sampler(chain, task.tokens, task.resume_tokens)
+        generation.start(sampler, self._clock())
+        self._outbox.started(task.gateway, structs.replace(task.started, cached_tokens=0))
+
+    def _plan(self, budget_s: float | None) -> Plan | None:
+        """Return the next batch, sending generations back until the decode tokens have cells."""
+        while self.slots.seated:
+            seated = self.slots.seated
+            chunk_tokens = CHUNK_TOKENS
+            prompt = next((g for g in seated if not g.is_decoding), None)
+            if budget_s is not None and prompt is not None:
+                decodes = any(g.is_decoding for g in seated)
+                chunk_tokens = self._pace.chunk(prompt.position, budget_s, decodes=decodes)
+            batch = plan(seated, self.slots.cells - self.slots.used, chunk_tokens)
+            if batch is not None:
+                return batch
+            self._make_room(seated[-1])
+        return None
+
+    def _make_room(self, last: Generation) -> None:
+        """Send the sequence that is cheapest to redo back to the queue; the last one alone has to end."""
+        victim = self.slots.cheapest_to_redo()
+        if victim is None:
+            self._end_for_want_of_cells(last)
+            return
+        self.model.forget(self.slots.unseat(victim))
+        bisect.insort(self._waiting, victim, key=lambda g: g.serial)
+        log.info(
+            "out of KV cells: a sequence goes back to the queue",
+            extra=fields(request_id=victim.task.request_id, job=victim.task.job, tokens=len(victim.tokens)),
+        )
+
+    def _end_for_want_of_cells(self, generation: Generation) -> None:
+        if generation.is_started and generation.output_n > len(generation.task.resume_tokens):
+            text = generation.text.finish()
+            if text:
+                self._outbox.tokens(generation.task.gateway, generation.key, generation.output_n, text, [])
+            self._end(generation, "length")
+            return
+        text = f"the prompt has {len(generation.tokens)} tokens; the model's KV memory here holds {self.slots.cells}"
+        self._fail(generation, Code.PROMPT_TOO_LONG_FOR_MEMORY, text)
+
+    def _advance(self, generation: Generation, chunk: int, now: float) -> None:
+        """Sample the generation's next token; whatever goes wrong is this one's alone."""
+        assert generation.sampler is not None
+        try:
+            token = generation.sampler.sample(chunk)
+            self._emit(generation, token, now)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            self._fail_for(generation, error)
+
+    def _emit(self, generation: Generation, token: int, now: float) -> None:
+        task, text = generation.task, generation.text
+        if self.model.is_end(token):
+            rest = text.finish()
+            if rest:
+                self._outbox.tokens(task.gateway, generation.key, generation.output_n, rest, [])
+            self._end(generation, "stop" if text.matched is None else "stop_sequence")
+            return
+        at = generation.output_n
+        generation.take(token, now)
+        shown = text.push(self.model.piece(token))
+        is_full = generation.output_n >= task.max_tokens
+        if is_full and text.matched is None:
+            shown += text.finish()
+        self._outbox.tokens(task.gateway, generation.key, at, shown, [token])
+        if text.matched is not None:
+            self._end(generation, "stop_sequence")
+        elif is_full:
+            self._end(generation, "length")
+
+    def _end(self, generation: Generation, reason: Reason) -> None:
+        task, timings = generation.task, generation.timings(self._clock())
+        self._release(generation)
+        self._outbox.ended(
+            task.gateway,
+            EndedItem(
+                job=task.job,
+                attempt=task.attempt,
+                total=generation.output_n,
+                reason=reason,
+                stop_sequence=generation.text.matched,
+                prompt_tokens=generation.prompt_n,
+                timings=timings,
+            ),
+        )
+        log.debug("task ended", extra=fields(request_id=task.request_id, job=task.job, reason=reason))
+
+    def _fail(
+        self, generation: Generation, code: Code, message: str, *, param: str | None = None, retriable: bool = False
+    ) -> None:
+        task = generation.task
+        self._release(generation)
+        item = FailedItem(
+            job=task.job, attempt=task.attempt, code=code, message=message, param=param, retriable=retriable
+        )
+        self._outbox.failed(task.gateway, item)
+        log.info("task failed: %s", message, extra=fields(request_id=task.request_id, job=task.job, code=code))
+
+    def _fail_for(self, generation: Generation, error: Exception) -> None:
+        """End a task by an exception that is its own; the others go on."""
+        if isinstance(error, RequestError):
+            self._fail(generation, error.code, error.message, param=error.param)
+            return
+        task = generation.task
+        log.error("task broke", exc_info=error, extra=fields(request_id=task.request_id, job=task.job))
+        self._fail(generation, Code.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+
+    def _drop(self, generation: Generation) -> None:
+        self._release(generation)
+        self._outbox.forget(generation.task.gateway, generation.key)
+        log.debug("task aborted", extra=fields(request_id=generation.task.request_id, job=generation.task.job))
+
+    def _release(self, generation: Generation) -> None:
+        """Free everything it holds."""
+        if self._jobs.pop(generation.task.job, None) is None:
+            return
+        if generation.sequence is not None:
+            self.model.forget(self.slots.unseat(generation))
+        elif generation in self._waiting:
+            self._waiting.remove(generation)
+        generation.close()

@@ -1,0 +1,279 @@
+"""The engine loop: take commands, admit, plan, decode, sample, emit. One thread, one socket."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from common.errors import Code
+from common.messages import (
+    AbortTasks,
+    CacheCleared,
+    ClearModelCache,
+    FailedItem,
+    Go,
+    Hold,
+    Loaded,
+    LoadFailed,
+    LoadModel,
+    LoadProgress,
+    MemoryView,
+    Phase,
+    Pulse,
+    ReportMemory,
+    Run,
+    Stop,
+    Task,
+    ToWorker,
+    Unloaded,
+    UnloadModel,
+    WorkerHello,
+    WorkerMemory,
+)
+from neuron.worker.engine import DeviceLost, Engine
+from neuron.worker.lane import Lane
+from neuron.worker.loader import LoadEnded, Loader, LoadMoved, UnloadEnded
+from neuron.worker.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+PULSE_S = 0.2
+IDLE_S = 1.0
+RETRY_S = 0.05
+"""Between attempts to send to a supervisor that has no room."""
+
+
+class Link(Protocol):
+    """What the loop needs of neuron.worker.bus."""
+
+    def receive(self) -> list[ToWorker]:
+        """Return the messages that have come, without waiting."""
+
+    def send(self, gateway: str, kind: bytes, payload: bytes) -> bool:
+        """Send, or return False."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for a message or a wake-up."""
+
+    def wake(self) -> None:
+        """End a wait."""
+
+
+class Loop:
+    """Everything a worker does between its Hello and its exit."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        link: Link,
+        *,
+        incarnation: str,
+        device: str,
+        step_budget_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.lanes: dict[str, Lane] = {}
+        self.steps = 0
+        self._engine = engine
+        self._link = link
+        self._incarnation = incarnation
+        self._device = device
+        self._step_budget_s = step_budget_s
+        self._clock = clock
+        self._outbox = Outbox(link.send)
+        self._loader = Loader(engine, link.wake)
+        self._loading: dict[str, Phase] = {}
+        """Models that are coming, in the order of their loads; the first is the one being worked on."""
+        self._unwanted: set[str] = set()
+        """Models to unload as soon as their load is through."""
+        self._phase: Phase = "starting"
+        self._pulsed_at = 0.0
+        self._is_stopping = False
+
+    def run(self) -> None:
+        """Serve until `stop` or a Stop message. Raises DeviceLost."""
+        self.greet()
+        while not self._is_stopping:
+            self.step()
+        self.close()
+
+    def greet(self) -> None:
+        """Say that this worker is up, and with what."""
+        facts = self._engine.facts()
+        self._outbox.say(
+            WorkerHello(
+                pid=os.getpid(),
+                incarnation=self._incarnation,
+                build=facts.build,
+                backend=facts.backend,
+                devices=facts.devices,
+            )
+        )
+
+    def stop(self) -> None:
+        """End `run` after the step in progress; may be called from a signal handler."""
+        self._is_stopping = True
+        self._link.wake()
+
+    def close(self) -> None:
+        """Free all models and send what is left."""
+        self._loader.close()
+        for lane in self.lanes.values():
+            lane.fail_all(Code.SHUTTING_DOWN, "the worker is stopping")
+            lane.model.close()
+        self.lanes.clear()
+        self._outbox.flush()
+        self._engine.close()
+
+    def step(self) -> None:
+        """Go round once; without work, wait for a message first."""
+        for message in self._link.receive():
+            self._obey(message)
+        self._take_loader_events()
+        for lane in self.lanes.values():
+            lane.admit()
+        busy = [lane for lane in self.lanes.values() if lane.is_busy]
+        has_sent_all = self._outbox.flush()
+        self._pulse(busy)
+        if busy and not self._is_stopping:
+            # Several models share the device in turns, so they also share the time a stream may have to wait.
+            timed = any(lane.is_decoding for lane in busy)
+            for lane in busy:
+                self.steps += lane.step(self._step_budget_s / len(busy) if timed else None)
+            self._outbox.flush()
+        elif not self._is_stopping:
+            self._link.wait(IDLE_S if has_sent_all else RETRY_S)
+
+    def _pulse(self, busy: list[Lane]) -> None:
+        """Show the supervisor that the loop comes round, and say what it is about to do."""
+        now = self._clock()
+        if busy:
+            phase: Phase = "prefill" if any(lane.is_prefilling for lane in busy) else "decode"
+        else:
+            phase = next(iter(self._loading.values()), "idle")
+        # While a load is all there is, its own progress is the sign of life: a loop that waits proves nothing.
+        is_due = now - self._pulsed_at >= PULSE_S and (bool(busy) or not self._loading)
+        if is_due or (phase != self._phase):
+            self._outbox.pulse(Pulse(steps=self.steps, phase=phase))
+            self._pulsed_at, self._phase = now, phase
+
+    def _obey(self, message: ToWorker) -> None:
+        match message:
+            case Run(tasks=tasks):
+                for task in tasks:
+                    self._run(task)
+            case AbortTasks(jobs=jobs):
+                for lane in self.lanes.values():
+                    for key in jobs:
+                        lane.abort(key)
+            case LoadModel():
+                self._load(message)
+            case UnloadModel(model=model):
+                self._unload(model)
+            case Hold(gateway=gateway):
+                self._outbox.hold(gateway)
+            case Go(gateway=gateway):
+                self._outbox.go(gateway)
+            case ClearModelCache(request=request):
+                # A sequence's cells are freed with its job, so nothing idle is ever resident.
+                self._outbox.say(CacheCleared(request=request, sequences=0))
+            case ReportMemory(request=request):
+                self._outbox.say(MemoryView(request=request, memory=self._memory()))
+            case Stop():
+                self._is_stopping = True
+
+    def _run(self, task: Task) -> None:
+        lane = self.lanes.get(task.model)
+        if lane is not None:
+            lane.add(task)
+            return
+        self._outbox.failed(
+            task.gateway,
+            FailedItem(
+                job=task.job,
+                attempt=task.attempt,
+                code=Code.MODEL_UNLOADED,
+                message=f"model '{task.model}' is not loaded here",
+                retriable=True,
+            ),
+        )
+
+    def _load(self, order: LoadModel) -> None:
+        self._unwanted.discard(order.model)
+        lane = self.lanes.get(order.model)
+        if lane is not None:
+            self._say_loaded(order, lane)
+        elif order.model not in self._loading:
+            self._loading[order.model] = "loading"
+            self._loader.load(order)
+
+    def _unload(self, name: str) -> None:
+        lane = self.lanes.pop(name, None)
+        if lane is not None:
+            lane.fail_all(Code.MODEL_UNLOADED, f"model '{name}' is being unloaded")
+            self._loader.unload(name, lane.model)
+        elif name in self._loading:
+            self._unwanted.add(name)
+        else:
+            self._outbox.say(Unloaded(model=name))
+
+    def _take_loader_events(self) -> None:
+        for event in self._loader.take():
+            match event:
+                case LoadMoved(model=model, progress=None):
+                    self._loading[model] = "warming"
+                case LoadMoved(model=model, progress=float(progress)):
+                    self._outbox.say(LoadProgress(model=model, progress=progress))
+                case LoadEnded():
+                    self._end_load(event)
+                case DeviceLost():
+                    raise event
+                case UnloadEnded(model=model):
+                    self._outbox.say(Unloaded(model=model))
+
+    def _end_load(self, event: LoadEnded) -> None:
+        order = event.order
+        del self._loading[order.model]
+        if event.model is None:
+            self._unwanted.discard(order.model)
+            self._outbox.say(LoadFailed(model=order.model, code=Code.MODEL_LOADING_FAILED, message=event.message))
+            return
+        lane = Lane(
+            order.model,
+            event.model,
+            context=order.context,
+            parallel=order.parallel,
+            outbox=self._outbox,
+            clock=self._clock,
+        )
+        self.lanes[order.model] = lane
+        self._say_loaded(order, lane)
+        if order.model in self._unwanted:
+            self._unwanted.discard(order.model)
+            self._unload(order.model)
+
+    def _say_loaded(self, order: LoadModel, lane: Lane) -> None:
+        model = lane.model
+        self._outbox.say(
+            Loaded(
+                model=order.model,
+                memory_mb=model.memory_mb,
+                context=order.context,
+                kv_tokens=model.kv_tokens,
+                parallel=order.parallel,
+            )
+        )
+
+    def _memory(self) -> WorkerMemory:
+        resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        # Asking the driver makes a context on the device, which no worker without a model shall have.
+        device = self._engine.device_memory() if self.lanes else None
+        return WorkerMemory(
+            device=self._device,
+            process_mb=resident_pages * os.sysconf("SC_PAGE_SIZE") >> 20,
+            device_free_mb=device[0] if device else None,
+            device_total_mb=device[1] if device else None,
+            models=[lane.memory() for lane in self.lanes.values()],
+        )

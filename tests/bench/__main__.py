@@ -1,0 +1,31 @@
+"""`make bench`: print every figure, and write build/bench/NAME.json."""
+
+import sys
+
+from tests.bench import engine, first_byte, report
+
+
+def main() -> int:
+    """Run the benchmarks named on the command line, or all."""
+    benchmarks = {"engine": engine.measure, "first_byte": first_byte.measure}
+    names = sys.argv[1:] or list(benchmarks)
+    unknown = [n for n in names if n not in benchmarks]
+    if unknown:
+        print(f"no benchmark {unknown[0]}; there are: {', '.join(benchmarks)}", file=sys.stderr)
+        return 2
+    for name in names:
+        figures = benchmarks[name]()
+        path = report.write(name, figures)
+        print(f"\n{name}  (kept in {path})")
+        for key, value in figures.items():
+            if isinstance(value, dict):
+                print(f"  {key}:")
+                for point, figure in value.items():
+                    print(f"    {point:>6}  {figure}")
+            else:
+                print(f"  {key}: {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""A worker dies: only its own requests notice, and everything is back at once."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.fake_engine import write_model
+from tests.support.harness import Gateway, Neuron
+from tests.support.streams import Stream, chat
+
+TWO_DEVICES = [{"kind": "cpu", "memory_mb": 1024, "threads": 1}, {"kind": "cpu", "memory_mb": 1024, "threads": 1}]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[tuple[Neuron, Gateway]]:
+    """Two fake models of slow, endless streams, one on each of two devices."""
+    models = [
+        {
+            "id": name,
+            "source": f"file:{write_model(tmp_path / f'{name}.json', token_s=0.02, load_s=0.2)}",
+            "vram_mb": 600,
+        }
+        for name in ("left", "right")
+    ]
+    with (
+        Neuron(tmp_path / "neuron", devices=TWO_DEVICES, models=models, engine="tests.support.fake_engine",
+               preload=["left", "right"]) as neuron,
+        Gateway(tmp_path / "gateway", neurons=[neuron]) as gateway,
+    ):  # fmt: skip
+        neuron.wait_for(lambda s: [m["status"] for m in s["state"]["models"]] == ["loaded", "loaded"])
+        yield neuron, gateway
+
+
+def worker_of(neuron: Neuron, model: str) -> tuple[str, int]:
+    """Return (device, pid) of the worker that holds a model."""
+    state = neuron.status()["state"]
+    device = next(m for m in state["models"] if m["id"] == model)["replicas"][0]["device"]
+    return device, next(d for d in state["devices"] if d["uuid"] == device)["worker_pid"]
+
+
+def is_loaded(status: dict, model: str) -> bool:  # type: ignore[type-arg]
+    return any(m["id"] == model and m["status"] == "loaded" for m in status["state"]["models"])
+
+
+def test_the_other_devices_stream_does_not_notice_and_the_dead_ones_ends_well_formed(
+    fleet: tuple[Neuron, Gateway],
+) -> None:
+    neuron, gateway = fleet
+    url = f"{gateway.url}/v1/chat/completions"
+    device, pid = worker_of(neuron, "left")
+    supervisor = neuron.pid
+    left, right = Stream(url, chat("left", "one", max_tokens=300)), Stream(url, chat("right", "two", max_tokens=300))
+    assert left.started.wait(10)
+    assert right.started.wait(10)
+    time.sleep(2.0)  # the undisturbed half of the comparison
+    killed_at = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    dead, alive = left.finish(), right.finish()
+
+    assert dead.error is not None
+    assert dead.error["code"] == "worker_died"
+    assert not dead.done
+    assert dead.finish_reason is None
+    assert alive.done
+    assert alive.finish_reason == "length"
+    assert len(alive.text.split()) == 300
+    undisturbed = sorted(alive.gaps(end=killed_at))
+    p99 = undisturbed[int(len(undisturbed) * 0.99)]
+    assert max(alive.gaps(start=killed_at)) <= max(0.05, 3 * p99)
+    assert neuron.pid == supervisor
+    assert psutil.pid_exists(supervisor)
+    device_state = next(d for d in neuron.status()["state"]["devices"] if d["uuid"] == device)
+    assert device_state["restarts"] == 1
+    assert device_state["worker_pid"] != pid
+
+
+def test_the_dead_workers_model_answers_again_within_its_load_time_and_half_a_second(
+    fleet: tuple[Neuron, Gateway],
+) -> None:
+    neuron, gateway = fleet
+    device, pid = worker_of(neuron, "left")
+    # The load time is from spawn to ready of an undisturbed start with that model.
+    began = time.monotonic()
+    neuron.ctl("restart", device)
+    neuron.wait_for(lambda s: is_loaded(s, "left") and worker_of(neuron, "left")[1] != pid)
+    load_s = time.monotonic() - began
+    _, pid = worker_of(neuron, "left")
+    killed_at = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=chat("left", "x", max_tokens=1), timeout=30)
+    if answer.status_code == 503:  # sent before the death was seen
+        answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=chat("left", "x", max_tokens=1), timeout=30)
+    assert answer.status_code == 200
+    assert time.monotonic() - killed_at <= load_s + 0.5
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_every_slot_and_promise_is_returned_whatever_kills_the_worker(
+    fleet: tuple[Neuron, Gateway], number: signal.Signals
+) -> None:
+    neuron, gateway = fleet
+    url = f"{gateway.url}/v1/chat/completions"
+    streams = [Stream(url, chat("left", f"prompt {i}", max_tokens=2000)) for i in range(8)]
+    for stream in streams:
+        assert stream.started.wait(10)
+    os.kill(worker_of(neuron, "left")[1], number)
+    for stream in streams:
+        reading = stream.finish()
+        assert reading.error is not None
+        assert not reading.done
+    status = neuron.wait_for(lambda s: is_loaded(s, "left"))
+    assert status["jobs"] == []
+    assert httpx.post(url, json=chat("left", "next", max_tokens=3), timeout=30).status_code == 200
+
+
+def test_queued_requests_outlive_the_worker(tmp_path: Path) -> None:
+    source = f"file:{write_model(tmp_path / 'm.json', token_s=0.02)}"
+    models = [{"id": "m", "source": source, "parallel": 1, "vram_mb": 100}]
+    with (
+        Neuron(tmp_path / "n", devices=TWO_DEVICES[:1], models=models, engine="tests.support.fake_engine") as neuron,
+        Gateway(tmp_path / "g", neurons=[neuron]) as gateway,
+    ):
+        url = f"{gateway.url}/v1/chat/completions"
+        running = Stream(url, chat("m", "a", max_tokens=5000))
+        assert running.started.wait(10)
+        queued = Stream(url, chat("m", "b", max_tokens=5))
+        neuron.wait_for(lambda s: sorted(j["state"] for j in s["jobs"]) == ["queued", "running"])
+        os.kill(worker_of(neuron, "m")[1], signal.SIGKILL)
+        assert running.finish().error is not None
+        assert queued.finish().finish_reason == "length"
+
+
+def test_a_stopped_worker_is_found_by_its_silence_and_replaced(tmp_path: Path) -> None:
+    source = f"file:{write_model(tmp_path / 'm.json', token_s=0.02)}"
+    with (
+        Neuron(tmp_path / "n", devices=TWO_DEVICES[:1], models=[{"id": "m", "source": source, "vram_mb": 100}],
+               engine="tests.support.fake_engine", watchdog={"step_s": 1.0, "idle_s": 1.5, "term_s": 0.3}) as neuron,
+        Gateway(tmp_path / "g", neurons=[neuron]) as gateway,
+    ):  # fmt: skip
+        stream = Stream(f"{gateway.url}/v1/chat/completions", chat("m", "a", max_tokens=5000))
+        assert stream.started.wait(10)
+        _, pid = worker_of(neuron, "m")
+        os.kill(pid, signal.SIGSTOP)
+        reading = stream.finish(20)
+        assert reading.error is not None
+        assert not psutil.pid_exists(pid)
+        neuron.wait_for(lambda s: is_loaded(s, "m"))
+
+
+def test_a_killed_supervisor_leaves_no_process_behind(fleet: tuple[Neuron, Gateway]) -> None:
+    neuron, gateway = fleet
+    children = psutil.Process(neuron.pid).children(recursive=True)
+    assert len(children) >= 3  # two workers and prep
+    stream = Stream(f"{gateway.url}/v1/chat/completions", chat("left", "x", max_tokens=5000))
+    assert stream.started.wait(10)
+    neuron.kill(signal.SIGKILL)
+    _, alive = psutil.wait_procs(children, timeout=1.0)
+    assert alive == []
+    reading = stream.finish(30)
+    assert reading.error is not None
+    assert not reading.done
+
+
+def test_a_crash_loop_at_load_quarantines_the_device_and_the_daemon_is_fine(tmp_path: Path) -> None:
+    bad = f"file:{write_model(tmp_path / 'bad.json', crash_at_load=True)}"
+    good = f"file:{write_model(tmp_path / 'good.json')}"
+    models = [{"id": "bad", "source": bad, "vram_mb": 900}, {"id": "good", "source": good, "vram_mb": 900}]
+    with (
+        Neuron(tmp_path / "n", devices=TWO_DEVICES, models=models, engine="tests.support.fake_engine",
+               preload=["good"], restart={"backoff_s": 0.05, "quarantine_after": 3}) as neuron,
+        Gateway(tmp_path / "g", neurons=[neuron]) as gateway,
+    ):  # fmt: skip
+        url = f"{gateway.url}/v1/chat/completions"
+        neuron.wait_for(lambda s: is_loaded(s, "good"))
+        answer = httpx.post(url, json=chat("bad", "x", max_tokens=3), timeout=30)
+        assert answer.status_code == 503
+        states = {d["state"] for d in neuron.status()["state"]["devices"]}
+        assert states == {"ready", "quarantined"}
+        assert httpx.post(url, json=chat("good", "x", max_tokens=3), timeout=30).status_code == 200

@@ -1,0 +1,281 @@
+"""Drives the pure machine in tests: feeds events, plays the obedient child, keeps what peers were told."""
+
+import itertools
+from collections import defaultdict
+from typing import TypeVar
+
+from common.catalogue import Catalogue, Profile
+from common.messages import (
+    PROTOCOL_VERSION,
+    Beat,
+    Ended,
+    EndedItem,
+    Failed,
+    FromNeuron,
+    FromPrep,
+    FromWorker,
+    Hello,
+    Inspect,
+    Inspected,
+    Job,
+    JobKey,
+    Loaded,
+    LoadModel,
+    ModelFacts,
+    Prepare,
+    Prepared,
+    PrepHello,
+    Run,
+    Started,
+    Submit,
+    Task,
+    Text,
+    ToNeuron,
+    ToPrep,
+    ToWorker,
+    WorkerHello,
+)
+from neuron.discovery import Device
+from neuron.settings import NeuronSettings
+from neuron.supervisor import events
+from neuron.supervisor.instructions import (
+    CancelTimer,
+    Exit,
+    Instruction,
+    Kill,
+    ResolveSource,
+    SendChild,
+    SendPeer,
+    SetTimer,
+    Spawn,
+)
+from neuron.supervisor.machine import Machine
+
+M = TypeVar("M")
+
+FACTS = ModelFacts(
+    architecture="llama",
+    name="tiny",
+    file_bytes=50 * 2**20,
+    context_train=2048,
+    kv_bytes_per_token=1024,
+    layers=2,
+    embedding=64,
+    vocabulary=1000,
+    capabilities=["chat", "completion"],
+    vocab_fingerprint="v",
+)
+
+
+def cpu(uuid: str, memory_mb: int = 2000) -> Device:
+    """Return a virtual CPU device."""
+    return Device(uuid=uuid, name="virtual CPU device", kind="cpu", memory_mb=memory_mb, threads=1, visible="")
+
+
+def profile(model: str, *, parallel: int = 2, vram_mb: int = 300) -> Profile:
+    """Return a small profile."""
+    return Profile(
+        id=model, source=f"file:/{model}.gguf", context=1000, kv_tokens=2000, parallel=parallel, vram_mb=vram_mb
+    )
+
+
+def job(name: str, model: str = "m", *, attempt: int = 1, budget_ms: int | None = None) -> Job:
+    """Return a job."""
+    return Job(id=name, attempt=attempt, model=model, request_id="r", input=Text(text="hi"), budget_ms=budget_ms)
+
+
+class Drive:
+    """A machine with a clock, timers, and children that do as told unless a test plays them itself."""
+
+    def __init__(
+        self,
+        *,
+        devices: list[Device] | None = None,
+        models: list[Profile] | None = None,
+        settings: NeuronSettings | None = None,
+        obedient: bool = True,
+    ) -> None:
+        ids = (f"id{i}" for i in itertools.count(1))
+        self.now = 100.0
+        self.obedient = obedient
+        self.machine = Machine(
+            settings or NeuronSettings(name="test"),
+            devices or [cpu("CPU-0")],
+            Catalogue(models=[profile("m")] if models is None else models),
+            new_id=lambda: next(ids),
+            strict=True,
+        )
+        self.alive: dict[str, Spawn] = {}
+        """Spawned and not exited, by incarnation."""
+        self.told: dict[str, list[FromNeuron]] = defaultdict(list)
+        """What peers were sent."""
+        self.sent: list[tuple[str, ToWorker | ToPrep]] = []
+        """(child's name, message)."""
+        self.timers: dict[str, float] = {}
+        self.exit: int | None = None
+        self.tasks: dict[str, tuple[str, Task]] = {}
+        """Running at a worker: (device, task) by job."""
+        self.holding_back: set[type] = set()
+        """Kinds of messages to children that an obedient child does not answer."""
+
+    def start(self) -> "Drive":
+        """Start the daemon and let everything come up."""
+        self.feed(events.Started())
+        return self
+
+    def feed(self, event: events.Event) -> None:
+        """Feed one event and carry out what follows from it."""
+        queue = [event]
+        while queue:
+            for instruction in self.machine.handle(queue.pop(0), self.now):
+                queue += self._carry_out(instruction)
+
+    def _carry_out(self, instruction: Instruction) -> list[events.Event]:
+        match instruction:
+            case Spawn(role, name, incarnation):
+                self.alive[incarnation] = instruction
+                out: list[events.Event] = [events.ChildSpawned(incarnation, 1000 + len(self.alive))]
+                if self.obedient and WorkerHello not in self.holding_back and role == "worker":
+                    out.append(events.WorkerSaid(incarnation, "", self.hello(incarnation)))
+                elif self.obedient and role == "prep":
+                    out.append(events.PrepSaid(incarnation, PrepHello(pid=1, incarnation=incarnation, build="b1")))
+                return out
+            case Kill(incarnation):
+                if self.obedient and incarnation in self.alive:
+                    return [self._exit(incarnation, "signal SIGTERM")]
+            case SendPeer(peer, message):
+                self.told[peer].append(message)
+            case SendChild(incarnation, message):
+                if incarnation in self.alive:
+                    self.sent.append((self.alive[incarnation].name, message))
+                    return self._obey(incarnation, message)
+            case ResolveSource(model, source):
+                return [events.SourceResolved(model, source.removeprefix("file:"))]
+            case SetTimer(key, at):
+                self.timers[key] = at
+            case CancelTimer(key):
+                self.timers.pop(key, None)
+            case Exit(status):
+                self.exit = status
+        return []
+
+    def hello(self, incarnation: str) -> WorkerHello:
+        """Return what a healthy CPU worker says first."""
+        return WorkerHello(pid=1, incarnation=incarnation, build="b1", backend="CPU", devices=[])
+
+    def _obey(self, incarnation: str, message: ToWorker | ToPrep) -> list[events.Event]:
+        device = self.alive[incarnation].name
+        if isinstance(message, Run):
+            self.tasks.update({t.job: (device, t) for t in message.tasks})
+        if not self.obedient or type(message) in self.holding_back:
+            return []
+        match message:
+            case Inspect(model=model):
+                return [events.PrepSaid(incarnation, Inspected(model=model, facts=FACTS))]
+            case Prepare(job=wanted):
+                answer = Prepared(
+                    job=wanted.id, attempt=wanted.attempt, tokens=[1, 2, 3], max_tokens=10, vocab_fingerprint="v"
+                )
+                return [events.PrepSaid(incarnation, answer)]
+            case LoadModel(model=model):
+                return [events.WorkerSaid(incarnation, "", self.loaded(model))]
+            case Run(tasks=tasks):
+                return [events.WorkerSaid(incarnation, t.gateway, Started(items=[t.started])) for t in tasks]
+        if type(message).__name__ == "UnloadModel":
+            from common.messages import Unloaded
+
+            return [events.WorkerSaid(incarnation, "", Unloaded(model=message.model))]  # type: ignore[union-attr]
+        return []
+
+    def loaded(self, model: str) -> Loaded:
+        """Return a worker's report of a completed load."""
+        return Loaded(model=model, memory_mb=250, context=1000, kv_tokens=2000, parallel=2)
+
+    def incarnation(self, name: str) -> str:
+        """Return the live incarnation of a device's worker, or of prep."""
+        return next(i for i, s in self.alive.items() if s.name == name)
+
+    def _exit(self, incarnation: str, cause: str) -> events.ChildExited:
+        name = self.alive.pop(incarnation).name
+        self.tasks = {j: t for j, t in self.tasks.items() if t[0] != name}
+        return events.ChildExited(incarnation, cause, True)
+
+    def die(self, name: str, cause: str = "signal SIGKILL") -> None:
+        """Have a child die."""
+        self.feed(self._exit(self.incarnation(name), cause))
+
+    def worker_says(self, device: str, message: FromWorker, gateway: str = "") -> None:
+        """Have a worker say something."""
+        self.feed(events.WorkerSaid(self.incarnation(device), gateway, message))
+
+    def prep_says(self, message: FromPrep) -> None:
+        """Have prep say something."""
+        self.feed(events.PrepSaid(self.incarnation("prep"), message))
+
+    def peer_says(self, message: ToNeuron, peer: str = "gw") -> None:
+        """Have a peer say something."""
+        self.feed(events.PeerSaid(peer, message))
+
+    def connect(self, peer: str = "gw", role: str = "gateway") -> "Drive":
+        """Have a peer say Hello."""
+        self.peer_says(Hello(version=PROTOCOL_VERSION, incarnation=peer, role=role, name=peer), peer)  # type: ignore[arg-type]
+        return self
+
+    def submit(self, *jobs: Job, peer: str = "gw") -> None:
+        """Submit jobs."""
+        self.peer_says(Submit(jobs=list(jobs)), peer)
+
+    def finish(self, name: str, *, total: int = 5) -> None:
+        """Have the worker complete a job."""
+        device, task = self.tasks.pop(name)
+        item = EndedItem(job=name, attempt=task.attempt, total=total, reason="stop", prompt_tokens=len(task.tokens))
+        self.worker_says(device, Ended(items=[item]), task.gateway)
+
+    def pass_time(self, seconds: float, *, beats: bool = True) -> None:
+        """Let time pass, firing timers as they come due; connected gateways beat meanwhile."""
+        end = self.now + seconds
+        while due := [(at, key) for key, at in self.timers.items() if at <= end]:
+            at, key = min(due)
+            del self.timers[key]
+            self.now = max(self.now, at)
+            if beats:
+                for peer in self.machine.host.peers.gateways():
+                    live = [JobKey(e.job.id, e.job.attempt) for e in self.machine.host.jobs.of_gateway(peer)]
+                    self.peer_says(Beat(incarnation=peer, jobs=live), peer)
+                for incarnation, spawn in list(self.alive.items()):
+                    if spawn.role == "worker":
+                        child = self.machine.host.workers[spawn.name]
+                        if child.incarnation == incarnation:
+                            child.note_progress(self.now)
+            self.feed(events.TimerFired(key))
+        self.now = end
+
+    def told_of(self, kind: type[M], peer: str = "gw") -> list[M]:
+        """Return the messages of a kind that a peer was sent."""
+        return [m for m in self.told[peer] if isinstance(m, kind)]
+
+    def ends(self, peer: str = "gw") -> dict[str, str]:
+        """Map each of a peer's ended jobs to `ended` or its error code; asserts that none ended twice."""
+        ends: dict[str, str] = {}
+        for message in self.told[peer]:
+            if isinstance(message, Ended | Failed):
+                for item in message.items:
+                    assert item.job not in ends, f"{item.job} ended twice"
+                    ends[item.job] = "ended" if isinstance(item, EndedItem) else item.code.value
+        return ends
+
+    def sent_to(self, name: str, kind: type[M]) -> list[M]:
+        """Return the messages of a kind that a child was sent, over all its lives."""
+        return [m for n, m in self.sent if n == name and isinstance(m, kind)]
+
+    def check(self) -> None:
+        """Assert the invariants that hold after every event."""
+        host = self.machine.host
+        for model in host.models.values():
+            for replica in model.replicas.values():
+                running = [e for e in host.jobs.running_on(replica.device) if e.job.model == model.id]
+                assert replica.running == len(running) <= replica.plan.parallel
+            assert host.jobs.running(model.id) == sum(r.running for r in model.replicas.values())
+        for device in host.devices:
+            holders = {m.id for m in host.models.values() if device in m.replicas}
+            assert bool(host.ledger.reserved_mb(device)) == bool(holders)

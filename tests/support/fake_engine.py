@@ -1,0 +1,256 @@
+"""An engine without a model: its i-th token is a function of the prompt and i, so a repeat, loss or alteration shows.
+
+The "GGUF" is a small JSON file of knobs, so a test configures its engine by writing the model file. Instant by default.
+"""
+
+import ctypes
+import os
+import signal
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from neuron.worker.engine import Chunk, DecodeResult, DeviceLost, EngineFacts, InvalidBatch, LoadError
+from neuron.worker.sampling import Stage
+
+END = 0
+"""The token that ends an answer."""
+_ANSWER, _WORD, _TEXT = 100_000, 1_000_000, 2_000_000
+"""First ids of answer tokens, of words of prompts, and of the pieces of the knob `text`."""
+VOCABULARY = 3_000_000
+
+
+class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content of a fake model file. `…_at` is an index into an answer, resume tokens included."""
+
+    load_s: float = 0.0
+    warm_s: float = 0.0
+    token_s: float = 0.0
+    """For a step that decodes, however many sequences."""
+    prefill_token_s: float = 0.0
+    length: int | None = None
+    """Tokens of an answer until its end token; None: it never ends by itself."""
+    text: str | None = None
+    """Every answer, instead of numbers; cut into tokens of `bytes_per_token` bytes."""
+    bytes_per_token: int = 1
+    context_train: int = 8192
+    memory_mb: int = 100
+    real_kv_tokens: int | None = None
+    """Cells there are in truth, where fewer than the engine says."""
+    only_for: str = ""
+    """A word: what `…_at` does happens only to prompts that contain it."""
+    raise_at: int | None = None
+    lose_device_at: int | None = None
+    segfault_at: int | None = None
+    abort_at: int | None = None
+    hang_at: int | None = None
+    exit_at: int | None = None
+    oom_at_load: bool = False
+    crash_at_load: bool = False
+    hang_at_load: bool = False
+    ignore_sigterm: bool = False
+
+
+def write_model(path: Path, **knobs: object) -> str:
+    """Write a fake model file and return its path."""
+    path.write_bytes(msgspec.json.encode(msgspec.convert(knobs, Knobs)))
+    return str(path)
+
+
+def read_knobs(path: str) -> Knobs:
+    """Read a fake model file. Raises LoadError for anything else."""
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=Knobs)
+    except (OSError, msgspec.DecodeError) as error:
+        raise LoadError(f"{Path(path).name}: {error}") from None
+
+
+def tokenise(text: str) -> list[int]:
+    """Return a token for each word; a number of an answer is its own token again."""
+    return [_token(word) for word in text.split()]
+
+
+def _token(word: str) -> int:
+    if word.isdigit() and len(word) == 6:
+        return int(word)
+    return _WORD + zlib.crc32(word.encode()) % 1_000_000
+
+
+def answer(prompt: Sequence[int], count: int, start: int = 0) -> list[int]:
+    """Return the answer tokens start … start+count−1 to a prompt."""
+    seed = zlib.crc32(",".join(map(str, prompt)).encode())
+    return [_ANSWER + zlib.crc32(f"{seed}:{i}".encode()) % 900_000 for i in range(start, start + count)]
+
+
+def text_of(ids: Sequence[int]) -> str:
+    """Return the text of answer tokens."""
+    return "".join(f"{i} " for i in ids)
+
+
+def create_engine(threads: int, kind: str) -> "FakeEngine":
+    """Return a fake engine; it takes whatever device it is said to have."""
+    return FakeEngine(kind)
+
+
+class FakeEngine:
+    """Loads knobs."""
+
+    def __init__(self, kind: str = "cpu") -> None:
+        self._kind = kind
+
+    def facts(self) -> EngineFacts:
+        """Describe itself."""
+        if self._kind == "cpu":
+            return EngineFacts("fake 1", "CPU", [])
+        return EngineFacts("fake 1", "CUDA", ["CUDA0: fake GPU"])
+
+    def load(self, path: str, *, kv_tokens: int, parallel: int, progress: Callable[[float], bool]) -> "FakeModel":
+        """Load a fake model file. Raises LoadError."""
+        knobs = read_knobs(path)
+        if knobs.crash_at_load:
+            signal.raise_signal(signal.SIGSEGV)
+        if knobs.hang_at_load:
+            _hang()
+        if knobs.ignore_sigterm:
+            # By libc, since Python sets handlers in the main thread only.
+            ctypes.CDLL(None).signal(int(signal.SIGTERM), ctypes.c_void_p(1))
+        ends_at = time.monotonic() + knobs.load_s
+        while (left_s := ends_at - time.monotonic()) > 0:
+            if not progress(1 - left_s / knobs.load_s):
+                raise LoadError("given up")
+            time.sleep(min(left_s, 0.02))
+        if knobs.oom_at_load:
+            raise LoadError("out of memory: 1024 MiB wanted, 512 MiB free")
+        return FakeModel(knobs, kv_tokens, parallel)
+
+    def device_memory(self) -> tuple[int, int] | None:
+        """Return round numbers for a GPU."""
+        return None if self._kind == "cpu" else (1000, 2000)
+
+    def close(self) -> None:
+        """Have nothing to free."""
+
+
+class FakeModel:
+    """Keeps what was decoded in its cells, and refuses what does not continue it."""
+
+    def __init__(self, knobs: Knobs, kv_tokens: int, parallel: int) -> None:
+        self.vocabulary = VOCABULARY
+        self.kv_tokens = kv_tokens
+        self.weights_mb = knobs.memory_mb
+        self.kv_mb = 0
+        self.memory_mb = knobs.memory_mb
+        self.cells: dict[int, list[int]] = {}
+        self.open_samplers = 0
+        self.is_closed = False
+        self.knobs = knobs
+        self._parallel = parallel
+        self._pieces = [] if knobs.text is None else _cut(knobs.text.encode(), knobs.bytes_per_token)
+        self._last: list[list[int] | None] = []
+        self._poison = _token(knobs.only_for) if knobs.only_for else None
+
+    def warm_up(self) -> None:
+        """Take `warm_s`."""
+        time.sleep(self.knobs.warm_s)
+
+    def decode(self, chunks: Sequence[Chunk]) -> DecodeResult:
+        """Store the chunks. Raises InvalidBatch where one does not continue its sequence."""
+        assert not self.is_closed, "decode after close"
+        total = sum(len(c.tokens) for c in chunks)
+        room = self.kv_tokens if self.knobs.real_kv_tokens is None else self.knobs.real_kv_tokens
+        if sum(map(len, self.cells.values())) + total > room:
+            return DecodeResult.NO_ROOM
+        for chunk in chunks:
+            if not 0 <= chunk.sequence < self._parallel or chunk.position != len(self.cells.get(chunk.sequence, [])):
+                raise InvalidBatch(f"{chunk} does not continue its sequence")
+        prompt_tokens = sum(len(c.tokens) for c in chunks if len(c.tokens) > 1)
+        time.sleep(self.knobs.prefill_token_s * prompt_tokens)
+        if prompt_tokens < total:
+            time.sleep(self.knobs.token_s)
+        self._last = []
+        for chunk in chunks:
+            self.cells.setdefault(chunk.sequence, []).extend(chunk.tokens)
+            self._last.append(self.cells[chunk.sequence] if chunk.wants_logits else None)
+        return DecodeResult.DONE
+
+    def new_sampler(self, stages: Sequence[Stage], prompt: list[int], output: list[int]) -> "FakeSampler":
+        """Return a sampler for the answer to `prompt`."""
+        self.open_samplers += 1
+        return FakeSampler(self, prompt, output)
+
+    def next_token(self, chunk: int, prompt: list[int], output: list[int]) -> int:
+        """Return the token after a chunk, and do what the knobs say happens there."""
+        cells, i = self._last[chunk], len(output)
+        assert cells == prompt + output, f"cells {cells} are not {prompt} and {output}"
+        if self._poison is None or self._poison in prompt:
+            self._misbehave(i)
+        if self.knobs.length is not None and i >= self.knobs.length:
+            return END
+        if self.knobs.text is not None:
+            return _TEXT + i if i < len(self._pieces) else END
+        return answer(prompt, 1, i)[0]
+
+    def piece(self, token: int) -> bytes:
+        """Return the token's text."""
+        if token >= _TEXT:
+            return self._pieces[token - _TEXT]
+        return b"" if token == END else f"{token} ".encode()
+
+    def is_end(self, token: int) -> bool:
+        """Say whether it is the end token."""
+        return token == END
+
+    def forget(self, sequence: int) -> None:
+        """Empty the sequence's cells."""
+        self.cells.pop(sequence, None)
+
+    def close(self) -> None:
+        """Remember that it is gone."""
+        assert not self.is_closed, "closed twice"
+        self.is_closed = True
+
+    def _misbehave(self, i: int) -> None:
+        knobs = self.knobs
+        if i == knobs.raise_at:
+            raise RuntimeError(f"raised at {i}, as told")
+        if i == knobs.lose_device_at:
+            raise DeviceLost(f"lost at {i}, as told")
+        if i == knobs.segfault_at:
+            signal.raise_signal(signal.SIGSEGV)
+        if i == knobs.abort_at:
+            os.abort()
+        if i == knobs.exit_at:
+            os._exit(3)
+        if i == knobs.hang_at:
+            _hang()
+
+
+class FakeSampler:
+    """Remembers what it chose."""
+
+    def __init__(self, model: FakeModel, prompt: list[int], output: list[int]) -> None:
+        self._model = model
+        self._prompt = list(prompt)
+        self._output = list(output)
+
+    def sample(self, chunk: int) -> int:
+        """Choose the one token there is."""
+        token = self._model.next_token(chunk, self._prompt, self._output)
+        self._output.append(token)
+        return token
+
+    def close(self) -> None:
+        """Let the model count it."""
+        self._model.open_samplers -= 1
+
+
+def _cut(data: bytes, length: int) -> list[bytes]:
+    return [data[i : i + length] for i in range(0, len(data), length)]
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(3600)
