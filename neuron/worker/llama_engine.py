@@ -4,6 +4,7 @@ What is called for every token is bound once and called without wrappers; batch 
 """
 
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -82,7 +83,7 @@ class LlamaEngine:
             llama_cpp.llama_backend_init()
             self._is_initialised = True
         with llama_log.collect() as lines:
-            model = llama_cpp.llama_model_load_from_file(path.encode(), self._model_params(progress))
+            model = llama_cpp.llama_model_load_from_file(os.fsencode(path), self._model_params(progress))
             if not model:
                 raise LoadError(f"{Path(path).name}: {llama_log.decisive(lines) or 'llama.cpp gives no reason'}")
             context = llama_cpp.llama_init_from_model(model, self._context_params(kv_tokens, parallel))

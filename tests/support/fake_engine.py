@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from common.messages import ModelFacts
+from neuron.prep.vocabulary import UnusableFile
 from neuron.worker.engine import Chunk, DecodeResult, DeviceLost, EngineFacts, InvalidBatch, LoadError
 from neuron.worker.sampling import Stage
 
@@ -52,6 +54,8 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     crash_at_load: bool = False
     hang_at_load: bool = False
     ignore_sigterm: bool = False
+    crash_prep_for: str = ""
+    """A word; the process that tokenises it dies."""
 
 
 def write_model(path: Path, **knobs: object) -> str:
@@ -90,9 +94,51 @@ def text_of(ids: Sequence[int]) -> str:
     return "".join(f"{i} " for i in ids)
 
 
+def open_vocabulary(path: str) -> "FakeVocabulary":
+    """Open a fake model file. Raises UnusableFile for anything else."""
+    try:
+        return FakeVocabulary(read_knobs(path), Path(path).stem)
+    except LoadError as error:
+        raise UnusableFile(str(error)) from None
+
+
 def create_engine(threads: int, kind: str) -> "FakeEngine":
     """Return a fake engine; it takes whatever device it is said to have."""
     return FakeEngine(kind)
+
+
+class FakeVocabulary:
+    """One token for each word; chats are rendered as lines `role: content`."""
+
+    def __init__(self, knobs: Knobs, name: str) -> None:
+        self.size = VOCABULARY
+        self.chat_template: str | None = (
+            "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+        )
+        self.bos_text = ""
+        self.eos_text = ""
+        self.facts = ModelFacts(
+            architecture="fake",
+            name=name,
+            file_bytes=knobs.memory_mb << 20,
+            context_train=knobs.context_train,
+            kv_bytes_per_token=1024,
+            layers=1,
+            embedding=64,
+            vocabulary=VOCABULARY,
+            capabilities=["chat", "completion"],
+            vocab_fingerprint="fake",
+        )
+        self._crash_for = knobs.crash_prep_for
+
+    def tokenise(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Return a token for each word."""
+        if self._crash_for and self._crash_for in text.split():
+            os._exit(3)
+        return tokenise(text)
+
+    def close(self) -> None:
+        """Have nothing to free."""
 
 
 class FakeEngine:

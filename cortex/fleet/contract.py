@@ -1,0 +1,68 @@
+"""What the HTTP side may ask of the fleet.
+
+A request becomes one Call of one or more jobs. The call hands out events until every job has ended, or raises once:
+
+    not begun ──StartedItem──► running ──str…──► EndedItem
+        │                         │
+        └────── RequestError ◄────┘        then nothing more; the other jobs of the call are aborted
+
+Whoever holds a Call closes it; closing aborts what still runs, and is idempotent.
+"""
+
+from typing import Any, Protocol
+
+import msgspec
+
+from common.messages import EndedItem, Job, StartedItem
+
+Event = StartedItem | str | EndedItem
+"""Of one job: begun; a piece of text; the good end."""
+Events = list[tuple[int, Event]]
+"""With the index of the job in its call."""
+
+
+class Health(msgspec.Struct, frozen=True):
+    """ok; impaired: something does not serve; degraded: nothing does."""
+
+    status: str
+    reasons: list[str]
+
+
+class Call(Protocol):
+    """The jobs of one request."""
+
+    @property
+    def tokens(self) -> int:
+        """Output tokens received so far, over all jobs."""
+
+    @property
+    def first_text_at(self) -> float | None:
+        """When the first text came, on the event loop's clock."""
+
+    async def next(self, timeout_s: float | None) -> Events:
+        """Return everything that is ready, waiting for the first event; empty after `timeout_s` without any.
+
+        Raises RequestError when a job has failed, after the events that came before.
+        """
+
+    def close(self) -> None:
+        """Abort what still runs."""
+
+
+class Fleet(Protocol):
+    """All neurons, as the HTTP side sees them."""
+
+    def resolve(self, model: str) -> str:
+        """Return the id behind a model's name or alias. Raises RequestError where nobody knows it."""
+
+    def submit(self, jobs: list[Job]) -> Call:
+        """Send the jobs of one request, all of one model, to a neuron. Raises RequestError where none can take them."""
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the entries of /v1/models."""
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return every neuron with its link and its state."""
+
+    def health(self) -> Health:
+        """Return whether the fleet serves, and if not, why."""

@@ -1,0 +1,33 @@
+"""Every test: no leaks. Marked tests: skipped where the tool is missing, or failed where it must not be missing."""
+
+import gc
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import leaks
+
+TOOLS = {"needs_node": ("node", "npm"), "needs_nginx": ("nginx",)}
+REQUIRE_TOOLS = "HELEXA_REQUIRE_TOOLS"
+
+
+@pytest.fixture(autouse=True)
+def leak_check() -> Iterator[None]:
+    """Fail a test that leaves files, threads or processes behind."""
+    before = leaks.take()
+    yield
+    gc.collect()  # clients of the SDKs close their pools when they are collected
+    left = leaks.wait_for_none(before)
+    assert not left, "left behind: " + "; ".join(left)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, tools in TOOLS.items():
+        missing = [t for t in tools if shutil.which(t) is None]
+        if item.get_closest_marker(marker) and missing:
+            text = f"{', '.join(missing)} is missing; `make test-all` installs it"
+            if os.environ.get(REQUIRE_TOOLS):
+                pytest.fail(text)
+            pytest.skip(text)
