@@ -6,9 +6,8 @@ from common.catalogue import Profile
 from common.messages import ModelFacts
 
 MIB = 2**20
-COMPUTE_MB = 40
-"""llama.cpp's compute buffers for a small model at a batch of 512, measured; grows with the vocabulary, below."""
-BATCH = 512
+COMPUTE_MB = 32
+"""llama.cpp's compute buffers for a small model at a batch of 512, measured: 31 MiB for the demo model."""
 CELL_STEP = 256
 """llama.cpp rounds the number of cells up to this."""
 
@@ -35,7 +34,8 @@ def plan_memory(profile: Profile, facts: ModelFacts, free_mb: int | None) -> Mem
     if profile.context is not None and trained and profile.context > trained:
         return f"context {profile.context} is more than the model was trained for ({trained}); lower it in its profile"
     context = profile.context or trained or 4096
-    fixed_mb = facts.file_bytes / MIB + COMPUTE_MB + BATCH * facts.vocabulary * 4 / MIB / 8
+    logits_mb = 2 * profile.parallel * facts.vocabulary * 4 / MIB  # a row of floats a sequence, in the graph and outside
+    fixed_mb = facts.file_bytes / MIB + COMPUTE_MB + logits_mb
     per_token_mb = facts.kv_bytes_per_token / MIB
     wanted = profile.kv_tokens or context * profile.parallel
     room_mb = None if free_mb is None else free_mb - fixed_mb

@@ -1,0 +1,266 @@
+"""The connection of this gateway process to one neuron: Hello, Beat, and whether anybody answers.
+
+The neuron pushes its state only when something changes, so a silent one is asked for its health; whatever it says is a
+sign of life. Three seconds without one make it suspect (no new work), six lose it: by then its lease on this gateway's
+jobs has run out too.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import zmq
+
+from common.catalogue import Profile
+from common.codec import decode_from_neuron, encode
+from common.endpoint import Endpoint
+from common.errors import Code, ProtocolError, RequestError
+from common.ids import new_job_id
+from common.log import fields
+from common.messages import (
+    PROTOCOL_VERSION,
+    Abort,
+    Beat,
+    Done,
+    Ended,
+    Eviction,
+    Failed,
+    FromNeuron,
+    Health,
+    Hello,
+    HelloWanted,
+    Job,
+    JobKey,
+    Load,
+    NodeState,
+    Refused,
+    Started,
+    Submit,
+    Tokens,
+    ToNeuron,
+)
+from common.sockets import Channel, bus_dealer
+from cortex.fleet.view import Applied, LinkState, Node
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+HELLO_S = 1.0
+"""Between Hellos that are not answered."""
+REFUSED_S = 5.0
+"""Between Hellos to a neuron that speaks another protocol: it may be updated."""
+QUIET_S = 1.0
+"""After this much silence the neuron is asked for its health."""
+SUSPECT_S = 3.0
+LOST_S = 6.0
+COMPLAINT_S = 5.0
+"""Undecodable frames are logged no more often than this."""
+
+JobEvent = Started | Tokens | Ended | Failed
+
+
+class Jobs(Protocol):
+    """Whose jobs the link carries."""
+
+    def live(self, node: str) -> list[JobKey]:
+        """Return the jobs that are to run on this neuron."""
+
+    def handle(self, node: str, event: JobEvent) -> None:
+        """Take events of jobs from this neuron."""
+
+    def lose(self, node: str, message: str) -> None:
+        """Give up all jobs on this neuron."""
+
+
+class Link:
+    """One DEALER, and what is known of the neuron at its other end."""
+
+    def __init__(
+        self, name: str, endpoint: Endpoint, *, incarnation: str, eviction: Eviction, jobs: Jobs, clock: Callable[[], float]
+    ) -> None:
+        """`incarnation`: of this gateway process. `clock`: monotonic seconds."""
+        self.node = Node(name, str(endpoint))
+        self.undecodable = 0
+        """Frames that were no messages."""
+        self._endpoint = endpoint
+        self._hello = Hello(
+            version=PROTOCOL_VERSION, incarnation=incarnation, role="gateway", name="cortex", eviction=eviction
+        )
+        self._jobs = jobs
+        self._clock = clock
+        self._channel: Channel | None = None
+        self._is_greeted = False
+        """A full state has answered the last Hello."""
+        self._is_name_checked = False
+        self._is_absence_told = False
+        self._opened_at = self._heard_at = clock()
+        self._hello_at = self._beat_at = self._complained_at = -1e9
+        self._loads: dict[str, str] = {}
+        """Loads that are not answered: request id → model."""
+
+    def open(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+        """Connect; tick() does the rest."""
+        self._opened_at = self._heard_at = self._clock()
+        self._channel = Channel(
+            bus_dealer(context, self._endpoint.zmq, self._hello.incarnation), self._receive
+        )
+
+    def close(self) -> None:
+        """Tell the neuron that nothing is wanted any more, and disconnect."""
+        if self._channel is not None:
+            if self._is_greeted:
+                self._send(Beat(incarnation=self._hello.incarnation))
+            self._channel.close()
+            self._channel = None
+
+    def tick(self) -> None:
+        """Say what is due, and judge the silence. To be called a few times a second."""
+        now, node = self._clock(), self.node
+        if not self._is_greeted:
+            wait_s = REFUSED_S if node.link is LinkState.REFUSED else HELLO_S
+            if now - self._hello_at >= wait_s and self._send(self._hello):
+                self._hello_at = now
+            if not node.is_known and not self._is_absence_told and now - self._opened_at >= HELLO_S:
+                self._is_absence_told = True
+                log.warning("neuron %s at %s does not answer; waiting for it", node.name, node.endpoint)
+        elif now - self._beat_at >= BEAT_S:
+            self._beat_at = now
+            if not self._send(Beat(incarnation=self._hello.incarnation, jobs=self._jobs.live(node.name))):
+                self._suspect("the connection is cut")
+            elif now - self._heard_at >= QUIET_S:
+                self._send(Health(request=new_job_id()))
+        silence_s = now - self._heard_at
+        if silence_s >= LOST_S and node.link in (LinkState.UP, LinkState.SUSPECT):
+            self._lose(f"silent for {silence_s:.0f} s")
+        elif silence_s >= SUSPECT_S:
+            self._suspect(f"silent for {silence_s:.1f} s")
+
+    def submit(self, jobs: list[Job]) -> bool:
+        """Send jobs of one model; False if the connection takes nothing now. Raises RequestError for an unsendable one."""
+        try:
+            is_sent = self._send(Submit(jobs=jobs))
+        except (OverflowError, RecursionError):
+            raise RequestError(
+                Code.INVALID_VALUE, "messages: a number is larger than 64 bits, or the nesting is too deep", param="messages"
+            ) from None
+        if is_sent:
+            self.node.note_sent(jobs[0].model, len(jobs))
+        return is_sent
+
+    def abort(self, keys: list[JobKey]) -> None:
+        """Tell that nobody waits for these jobs. If this gets lost, the next Beat, which does not list them, tells it."""
+        self._send(Abort(jobs=keys))
+
+    def ask_load(self, model: str, profile: Profile | None) -> None:
+        """Have the neuron load a model unless it has been asked already; jobs sent afterwards wait for it there."""
+        if model not in self._loads.values():
+            request = new_job_id()
+            if self._send(Load(request=request, model=model, profile=profile)):
+                self._loads[request] = model
+
+    def _send(self, message: ToNeuron) -> bool:
+        if self._channel is None:
+            return False
+        frame = encode(message)
+        try:
+            self._channel.send([frame])
+        except zmq.Again:
+            return False
+        return True
+
+    def _receive(self, frames: list[bytes]) -> None:
+        try:
+            if len(frames) != 1:
+                raise ProtocolError(f"{len(frames)} frames instead of one")
+            message = decode_from_neuron(frames[0])
+        except ProtocolError as error:
+            self._complain(error)
+            return
+        self._heard_at = self._clock()
+        self._handle(message)
+        if self._is_greeted and self.node.link is not LinkState.UP:
+            log.info("neuron %s is back", self.node.name)
+            self.node.link, self.node.error = LinkState.UP, None
+
+    def _handle(self, message: FromNeuron) -> None:
+        match message:
+            case Tokens() | Started() | Ended() | Failed():
+                self._jobs.handle(self.node.name, message)
+            case NodeState():
+                self._apply(message)
+            case HelloWanted():
+                self._say_hello()
+            case Refused(request=None):
+                self._refuse(message.message)
+            case Refused(request=str(request)):
+                model = self._loads.pop(request, None)
+                if model is not None:
+                    log.warning("neuron %s does not load %s: %s", self.node.name, model, message.message)
+            case Done():
+                self._loads.pop(message.request, None)
+            case _:
+                pass  # progress of a load, an answer to Health: a sign of life
+
+    def _say_hello(self) -> None:
+        self._is_greeted = False
+        if self._send(self._hello):
+            self._hello_at = self._clock()
+
+    def _apply(self, state: NodeState) -> None:
+        node = self.node
+        applied = node.apply(state)
+        if applied is Applied.GAP:
+            if self._is_greeted:
+                self._say_hello()
+            return
+        if state.full:
+            self._is_greeted = True
+        if applied is Applied.REBORN:
+            self._loads.clear()
+            log.warning("neuron %s was restarted", node.name)
+            self._jobs.lose(node.name, f"neuron {node.name} was restarted")
+        elif self._loads:
+            # Answered or not: a Done may have been lost in a cut.
+            self._loads = {r: m for r, m in self._loads.items() if m not in node.models or node.models[m].status != "loaded"}
+        if applied in (Applied.FIRST, Applied.REBORN):
+            self._introduce(state)
+
+    def _introduce(self, state: NodeState) -> None:
+        node = self.node
+        node.link, node.error = LinkState.UP, None
+        log.info(
+            "neuron %s at %s answers", node.name, node.endpoint,
+            extra=fields(version=state.version, devices=len(state.devices), models=len(state.models)),
+        )  # fmt: skip
+        if state.name != node.name and not self._is_name_checked:
+            log.warning("neuron %s calls itself %s; the configured name is used", node.name, state.name)
+        self._is_name_checked = True
+
+    def _refuse(self, why: str) -> None:
+        node = self.node
+        if node.link is not LinkState.REFUSED:
+            log.error("neuron %s at %s refuses this gateway: %s", node.name, node.endpoint, why)
+            self._jobs.lose(node.name, f"neuron {node.name} refuses this gateway")
+        self._is_greeted = False
+        self._hello_at = self._clock()
+        node.link, node.error = LinkState.REFUSED, why
+
+    def _suspect(self, why: str) -> None:
+        if self.node.link is LinkState.UP:
+            log.warning("neuron %s is suspect: %s; it gets no new work", self.node.name, why)
+            self.node.link = LinkState.SUSPECT
+
+    def _lose(self, why: str) -> None:
+        node = self.node
+        log.error("neuron %s is lost: %s", node.name, why)
+        node.link = LinkState.DOWN
+        self._is_greeted = False
+        self._loads.clear()
+        self._jobs.lose(node.name, f"neuron {node.name} is lost: {why}")
+
+    def _complain(self, error: ProtocolError) -> None:
+        self.undecodable += 1
+        now = self._clock()
+        if now - self._complained_at > COMPLAINT_S:
+            self._complained_at = now
+            log.warning("undecodable frame from neuron %s: %s (%d so far)", self.node.name, error, self.undecodable)
