@@ -115,7 +115,7 @@ def _automatic(reading: ProbeReading, host_memory_mb: int) -> list[Device]:
 def _cpu(number: int, memory_mb: int | None, entry: DeviceEntry) -> Device:
     return Device(
         uuid=f"CPU-{number}",
-        name="virtual CPU device",
+        name="CPU",
         kind="cpu",
         memory_mb=memory_mb,
         reserve_mb=entry.reserve_mb,
@@ -162,8 +162,8 @@ def worker_backend_problem(device: Device, hello: WorkerHello) -> str | None:
     if hello.backend == "CPU":
         return (
             "llama.cpp sees no GPU: either it was built without CUDA (reinstall llama-cpp-python with "
-            "CMAKE_ARGS=-DGGML_CUDA=on), or the driver is not ready (reboot after a driver update; check nvidia-smi and "
-            f"that /dev/nvidia-uvm exists: nvidia-modprobe -u -c 0). Build: {hello.build}"
+            "CMAKE_ARGS=-DGGML_CUDA=on), or the driver is not ready (reboot after a driver update; check nvidia-smi "
+            f"and that /dev/nvidia-uvm exists: nvidia-modprobe -u -c 0). Build: {hello.build}"
         )
     return f"llama.cpp has a {hello.backend} backend but sees no device; check nvidia-smi. Build: {hello.build}"
 

@@ -8,38 +8,23 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from msgspec import structs
-
 from common.catalogue import Catalogue
 from common.errors import Code, RequestError
 from common.log import fields
-from common.messages import (
-    Ended,
-    EndedItem,
-    Failed,
-    FailedItem,
-    Job,
-    JobKey,
-    Started,
-    StartedItem,
-    TokenItem,
-    Tokens,
-)
+from common.messages import EndedItem, FailedItem, Job, JobKey, StartedItem, TokenItem
 from cortex.fleet import routing
-from cortex.fleet.contract import Events
-from cortex.fleet.delivery import Delivery, Verdict
+from cortex.fleet.calls import JobCall, Track
+from cortex.fleet.delivery import Verdict
 from cortex.fleet.link import JobEvent, Link
-from cortex.fleet.mailbox import Mailbox
-from cortex.fleet.view import LinkState
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-"""Of one job that is lost to faults before it has begun."""
+"""Of one job that faults take before it has begun."""
 BACKOFF_S = 0.1
 """Before the second attempt; doubles."""
 OVERDUE_S = 5.0
-"""Beyond its budget a job is given up here, should the neuron not have said so."""
+"""So long after its budget a job is given up here, should the neuron not have said so."""
 NO_NEURON_RETRY_S = 2.0
 
 ELSEWHERE = frozenset({
@@ -49,68 +34,6 @@ ELSEWHERE = frozenset({
 """Codes that say something about one neuron: the next candidate may well serve the job."""
 
 
-class Track:
-    """One job on its way."""
-
-    def __init__(self, call: "JobCall", index: int, job: Job, now: float) -> None:
-        self.call = call
-        self.index = index
-        self.job = job
-        self.delivery = Delivery()
-        self.began_at = now
-        self.node: str | None = None
-        """Where it is now; None while it waits to be sent again."""
-        self.refusals: dict[str, RequestError] = {}
-        """Neurons that cannot take it, and why."""
-        self.faults = 0
-        self.retry: asyncio.TimerHandle | None = None
-
-    @property
-    def key(self) -> JobKey:
-        """Its present attempt."""
-        return JobKey(self.job.id, self.delivery.attempt)
-
-
-class JobCall:
-    """The jobs of one HTTP request, with the one mailbox of their reader."""
-
-    def __init__(self, client: "JobClient", jobs: list[Job], now: float) -> None:
-        self._client = client
-        self._mailbox = Mailbox()
-        self.tracks = [Track(self, index, job, now) for index, job in enumerate(jobs)]
-        self.tokens = 0
-        self.first_text_at: float | None = None
-
-    async def next(self, timeout_s: float | None) -> Events:
-        """Return all events that are ready; see contract.Call."""
-        return await self._mailbox.next(timeout_s)
-
-    def close(self) -> None:
-        """Abort what still runs."""
-        self._client.drop(self.tracks)
-
-    def fail(self, error: RequestError) -> None:
-        """End the call with an error; its other jobs are of no use any more."""
-        self._client.drop(self.tracks)
-        self._mailbox.put_error(error)
-
-    def begin(self, track: Track, item: StartedItem) -> None:
-        """Hand a job's beginning to the reader."""
-        self._mailbox.put_start(track.index, item)
-
-    def add(self, track: Track, item: TokenItem) -> None:
-        """Hand tokens to the reader; ids without text, as of half a character, only count."""
-        self.tokens += len(item.ids)
-        if item.text:
-            if self.first_text_at is None:
-                self.first_text_at = self._client.now()
-            self._mailbox.put_text(track.index, item.text)
-
-    def end(self, track: Track, item: EndedItem) -> None:
-        """Hand a job's good end to the reader."""
-        self._mailbox.put_end(track.index, item)
-
-
 class JobClient:
     """All running jobs of this gateway process."""
 
@@ -118,24 +41,23 @@ class JobClient:
         """`clock`: monotonic seconds, the event loop's."""
         self._links = links
         self._catalogue = catalogue
-        self.now = clock
+        self._clock = clock
         self._tracks: dict[str, Track] = {}
 
     def __len__(self) -> int:
         return len(self._tracks)
 
+    def now(self) -> float:
+        """Return the clock's time."""
+        return self._clock()
+
     def submit(self, jobs: list[Job]) -> JobCall:
-        """Send the jobs of one request, all of one model. Raises RequestError if no neuron can take them."""
-        call = JobCall(self, jobs, self.now())
-        self._tracks.update({t.job.id: t for t in call.tracks})
-        try:
-            error = self._place(call.tracks)
-        except RequestError:
-            self.drop(call.tracks)
-            raise
+        """Send the jobs of one request, all of one model. Raises RequestError if no neuron takes them."""
+        call = JobCall(self, jobs)
+        error = self._place(call.tracks)
         if error is not None:
-            self.drop(call.tracks)
             raise error
+        self._tracks.update({t.job.id: t for t in call.tracks})
         return call
 
     def drop(self, tracks: list[Track]) -> None:
@@ -157,16 +79,16 @@ class JobClient:
             call.fail(error)
 
     def sweep(self) -> None:
-        """Give up jobs that have not begun long after their budget."""
+        """Give up jobs that have not begun long after their budget: their neuron would have said so."""
         now = self.now()
         for track in list(self._tracks.values()):
-            budget_ms = track.job.budget_ms
-            if budget_ms is None or track.delivery.is_started or track.job.id not in self._tracks:
+            remaining_ms = track.remaining_ms(now)
+            if remaining_ms is None or track.delivery.is_started or track.job.id not in self._tracks:
                 continue
-            if now - track.began_at > budget_ms / 1000 + OVERDUE_S:
-                track.call.fail(RequestError(Code.DEADLINE_EXCEEDED, f"not begun after {now - track.began_at:.0f} s"))
+            if remaining_ms / 1000 < -OVERDUE_S:
+                track.call.fail(_overdue(track))
 
-    # ── what links tell ─────────────────────────────────────────────────────────────────────────────────────────────
+    # What links tell.
 
     def live(self, node: str) -> list[JobKey]:
         """Return the jobs that are to run on a neuron."""
@@ -179,11 +101,10 @@ class JobClient:
             track = self._tracks.get(item.job)
             if track is None:
                 continue  # aborted; the neuron knows, or learns it from the next Beat
-            if track.node != node or item.attempt != track.delivery.attempt:
-                if not isinstance(item, EndedItem | FailedItem):
-                    stale.append(JobKey(item.job, item.attempt))
-                continue
-            self._take(track, item)
+            if track.node == node and item.attempt == track.delivery.attempt:
+                self._take(track, item)
+            elif not isinstance(item, EndedItem | FailedItem):
+                stale.append(JobKey(item.job, item.attempt))
         if stale:
             self._links[node].abort(stale)
 
@@ -204,64 +125,106 @@ class JobClient:
                     del self._tracks[item.job]
                     call.end(track, item)
             case FailedItem():
-                track.node = None
-                self._failed(track, item)
+                retry_s = None if item.retry_after_ms is None else item.retry_after_ms / 1000
+                error = RequestError(
+                    item.code, item.message, param=item.param, retriable=item.retriable, retry_after_s=retry_s
+                )
+                self._recover(track, error)
                 return
         if verdict is Verdict.GAP:
-            self._recover(track, _error(Code.TOKENS_LOST, "part of the answer was lost on the way", retriable=True))
+            assert track.node is not None
+            self._links[track.node].abort([track.key])
+            self._recover(
+                track, RequestError(Code.TOKENS_LOST, "part of the answer was lost on the way", retriable=True)
+            )
 
     def lose(self, node: str, message: str) -> None:
         """Give up all jobs on a neuron that does not have them any more."""
         for track in [t for t in self._tracks.values() if t.node == node]:
-            if track.job.id in self._tracks:  # the failure of one may have ended its siblings
-                track.node = None
-                self._recover(track, _error(Code.NEURON_LOST, message, retriable=True))
+            if track.job.id in self._tracks:  # else a sibling's failure has ended its call
+                self._recover(track, RequestError(Code.NEURON_LOST, message, retriable=True))
 
-    def _failed(self, track: Track, item: FailedItem) -> None:
-        retry_s = None if item.retry_after_ms is None else item.retry_after_ms / 1000
-        error = RequestError(
-            item.code, item.message, param=item.param, retriable=item.retriable, retry_after_s=retry_s
-        )
-        self._recover(track, error)
-
-    # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # Attempts.
 
     def _recover(self, track: Track, error: RequestError) -> None:
-        """Send a job again that has failed before it began; anything else ends its call."""
-        node = track.node
-        if node is not None:
-            self._links[node].abort([track.key])
-            track.node = None
-        # A job that has begun could be resumed from here with the tokens it delivered.
+        """Send a job that its neuron does not run any more once again, if nothing of it has been shown; else fail."""
+        node, track.node = track.node, None
+        # A job that has begun could be resumed here, with the tokens it has delivered.
         if track.delivery.is_started:
             track.call.fail(error)
-        elif error.code in ELSEWHERE:
-            self._try_next(track, error)
-        elif error.retriable and track.faults + 1 < ATTEMPTS:
-            track.faults += 1
-            delay_s = BACKOFF_S * 2 ** (track.faults - 1)
-            log.warning("job is sent again", extra=fields(code=error.code, why=error.message, **_names(track)))
+        elif error.code in ELSEWHERE and node is not None:
+            track.refusals[node] = error
             track.delivery.begin_attempt()
-            track.refusals.clear()
-            track.retry = asyncio.get_running_loop().call_later(delay_s, self._try_again, track, error)
+            refusal = self._place([track])
+            if refusal is not None:
+                track.call.fail(refusal)
+        elif error.retriable:
+            self._back_off(track, error)
         else:
             track.call.fail(error)
 
-    def _try_next(self, track: Track, error: RequestError) -> None:
+    def _back_off(self, track: Track, error: RequestError) -> None:
+        """Wait a little before the next attempt, or end the call with `error` after the last."""
+        track.faults += 1
+        if track.faults >= ATTEMPTS:
+            track.call.fail(error)
+            return
+        log.warning(
+            "job is sent again",
+            extra=fields(request_id=track.job.request_id, job=track.job.id, model=track.job.model, why=error.message),
+        )
         track.delivery.begin_attempt()
-        self._try_again(track, error)
+        track.refusals.clear()
+        delay_s = BACKOFF_S * 2 ** (track.faults - 1)
+        track.retry = asyncio.get_running_loop().call_later(delay_s, self._try_again, track)
 
-    def _try_again(self, track: Track, error: RequestError) -> None:
+    def _try_again(self, track: Track) -> None:
         track.retry = None
-        track.call.fail(error)
+        remaining_ms = track.remaining_ms(self.now())
+        if remaining_ms is not None and remaining_ms <= 0:
+            track.call.fail(_overdue(track))
+            return
+        error = self._place([track])
+        if error is not None:
+            self._back_off(track, error)
 
     def _place(self, tracks: list[Track]) -> RequestError | None:
-        return None
+        """Send jobs of one model to the best neuron that takes them; return why none does."""
+        first, now = tracks[0], self.now()
+        model = first.job.model
+        profile = self._catalogue.profile(model)
+        nodes = [link.node for link in self._links.values()]
+        for choice in routing.rank(nodes, model, has_profile=profile is not None):
+            if choice.node in first.refusals:
+                continue
+            link = self._links[choice.node]
+            if choice.needs_load:
+                link.ask_load(model, profile)
+            if link.submit([t.renew(now) for t in tracks]):
+                for track in tracks:
+                    track.node = choice.node
+                return None
+        return _explain(model, list(first.refusals.values()))
 
 
-def _error(code: Code, message: str, *, retriable: bool) -> RequestError:
-    return RequestError(code, message, retriable=retriable)
+def _explain(model: str, refusals: list[RequestError]) -> RequestError:
+    """Return the error for a job that no neuron takes: busy ones come first, their queues will move."""
+    busy = [r for r in refusals if r.code is Code.BUSY]
+    if busy:
+        waits = [r.retry_after_s for r in busy if r.retry_after_s is not None]
+        return RequestError(
+            Code.NO_CAPACITY, busy[0].message, retriable=True, retry_after_s=min(waits, default=None)
+        )
+    if refusals:
+        return refusals[0]
+    return RequestError(
+        Code.NO_HEALTHY_NEURON,
+        f"no neuron that could serve '{model}' is reachable",
+        retriable=True,
+        retry_after_s=NO_NEURON_RETRY_S,
+    )
 
 
-def _names(track: Track) -> dict[str, str]:
-    return {"request_id": track.job.request_id, "job": track.job.id, "model": track.job.model}
+def _overdue(track: Track) -> RequestError:
+    budget_s = (track.job.budget_ms or 0) / 1000
+    return RequestError(Code.DEADLINE_EXCEEDED, f"the request had not begun after {budget_s:g} s")

@@ -34,7 +34,9 @@ def plan_memory(profile: Profile, facts: ModelFacts, free_mb: int | None) -> Mem
     if profile.context is not None and trained and profile.context > trained:
         return f"context {profile.context} is more than the model was trained for ({trained}); lower it in its profile"
     context = profile.context or trained or 4096
-    logits_mb = 2 * profile.parallel * facts.vocabulary * 4 / MIB  # a row of floats a sequence, in the graph and outside
+    logits_mb = (
+        2 * profile.parallel * facts.vocabulary * 4 / MIB
+    )  # a row of floats a sequence, in the graph and outside
     fixed_mb = facts.file_bytes / MIB + COMPUTE_MB + logits_mb
     per_token_mb = facts.kv_bytes_per_token / MIB
     wanted = profile.kv_tokens or context * profile.parallel

@@ -1,4 +1,4 @@
-"""The model's own chat template, rendered as its authors meant it: Jinja in a sandbox, nothing added, nothing changed."""
+"""The model's own chat template, rendered as its authors meant it: Jinja in a sandbox, nothing added or changed."""
 
 import json
 import signal
@@ -48,8 +48,8 @@ class ChatTemplate:
     def render(self, messages: list[dict[str, Any]], arguments: dict[str, Any]) -> str:
         """Return the prompt. Raises RequestError(template_failed) with the template's own words.
 
-        Content that is a list of text parts becomes their concatenation, since most templates only know text; nothing is
-        put between them.
+        Content that is a list of text parts becomes their concatenation, since most templates only know text; nothing
+        is put between them.
         """
         plain = [{**m, "content": _as_text(m.get("content"))} for m in messages]
         try:

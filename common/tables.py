@@ -1,0 +1,121 @@
+"""Tables of devices, models and jobs for terminals, pipes and logs; shared by neuronctl and cortex."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from common.messages import DeviceState, JobRow, ModelState, WorkerMemory
+
+PIPE_COLUMNS = 160
+"""Width where there is no terminal: nothing may be cut off in a pipe."""
+
+
+def console() -> Console:
+    """Return the console that tables are printed on."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
+    return Console(width=width, highlight=False)
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def show_devices(devices: Sequence[DeviceState], *, node: str | None = None) -> None:
+    """Print devices; those that do not serve with the reason below the table."""
+    numbers = ("MEMORY", "RESERVED", "USED", "PID", "RESTARTS")
+    table = _table("DEVICE", "NAME", "STATE", *numbers, "BACKEND", right=numbers)
+    for d in devices:
+        state = d.state if d.state != "ready" or not d.phase or d.phase == "idle" else f"{d.state}, {d.phase}"
+        table.add_row(
+            d.uuid if node is None else f"{node}/{d.uuid}", d.name, state, _mib(d.memory_mb), _mib(d.reserved_mb),
+            _mib(d.used_mb), _or_dash(d.worker_pid), str(d.restarts), d.backend or "-",
+        )  # fmt: skip
+    out = console()
+    out.print(table)
+    for d in devices:
+        if d.reason:
+            out.print(f"  {d.uuid}: {d.reason}", markup=False)
+
+
+def show_models(models: Sequence[ModelState], *, node: str | None = None) -> None:
+    """Print models; reasons below the table."""
+    if not models:
+        print("no models")
+        return
+    numbers = ("RUNNING", "QUEUED", "CONTEXT", "KV", "SLOTS", "MEMORY")
+    table = _table("MODEL", "STATUS", "WHERE", *numbers, right=numbers)
+    for m in models:
+        status = m.status if m.feasible or m.status == "failed" else f"{m.status}, does not fit"
+        progress = next((r.progress for r in m.replicas if r.status == "loading"), None)
+        if progress is not None and m.status == "loading":
+            status = f"loading {progress:.0%}"
+        table.add_row(
+            m.id if node is None else f"{node}/{m.id}", status + (", draining" if m.draining else ""),
+            ", ".join(r.device for r in m.replicas) or "-", str(m.running), str(m.queued), _or_dash(m.context),
+            _or_dash(m.kv_tokens), _or_dash(m.parallel), _mib(m.memory_mb),
+        )  # fmt: skip
+    out = console()
+    out.print(table)
+    for m in models:
+        if m.reason:
+            out.print(f"  {m.id}: {m.reason}", markup=False)
+
+
+def show_jobs(jobs: Sequence[JobRow]) -> None:
+    """Print jobs."""
+    table = _table("JOB", "REQUEST", "MODEL", "STATE", "DEVICE", "AGE", "WHO", right=("AGE",))
+    for j in jobs:
+        age = f"{j.age_ms / 1000:.1f} s"
+        table.add_row(j.job[:12], j.request_id, j.model, j.state, j.device or "-", age, j.principal or "-")
+    console().print(table)
+
+
+def show_memory(workers: Sequence[WorkerMemory]) -> None:
+    """Print what workers hold."""
+    numbers = ("PROCESS", "WEIGHTS", "KV", "CELLS", "USED", "SEQUENCES", "DEVICE FREE")
+    table = _table("DEVICE", "MODEL", *numbers, right=numbers)
+    for w in workers:
+        free = _mib(w.device_free_mb)
+        if not w.models:
+            table.add_row(w.device, "-", _mib(w.process_mb), "-", "-", "-", "-", "-", free)
+        for m in w.models:
+            table.add_row(
+                w.device, m.model, _mib(w.process_mb), _mib(m.weights_mb), _mib(m.kv_mb), str(m.kv_tokens),
+                str(m.kv_used), str(m.sequences), free,
+            )  # fmt: skip
+    console().print(table)
+
+
+def _mib(value: int | None) -> str:
+    return "-" if value is None else f"{value} MiB"
+
+
+def _or_dash(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def show_catalogue(entries: Sequence[dict[str, Any]]) -> None:
+    """Print rows of /v1/models."""
+    if not entries:
+        print("no models")
+        return
+    table = _table("MODEL", "STATUS", "WHERE", "MEMORY", "CONTEXT", "FEASIBLE ON", right=("MEMORY", "CONTEXT"))
+    for entry in entries:
+        status = entry.get("status", {})
+        progress = status.get("progress")
+        places = entry.get("locations", [])
+        where = ", ".join(f"{p['node']}/{','.join(p.get('devices', []))}" for p in places)
+        memory = sum(p.get("memory_mb") or 0 for p in places)
+        table.add_row(
+            entry["id"], str(status.get("value", "-")) + (f" {progress:.0%}" if progress is not None else ""),
+            where or "-", _mib(memory or None), _or_dash(entry.get("meta", {}).get("n_ctx")),
+            ", ".join(entry.get("feasible_on", [])) or "-",
+        )  # fmt: skip
+    console().print(table)

@@ -1,0 +1,92 @@
+"""`cortex`: the gateway and the fleet's command line."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from common import __version__
+from common.errors import ConfigError
+
+DEFAULT_CONFIGS = ("/etc/cortex/cortex.yaml", "/etc/cortex/cortex.toml")
+
+_EPILOG = """\
+examples:
+  cortex dev                                a neuron and a gateway on this machine, with the demo model
+  cortex dev --model ~/models/qwen.gguf     the same with your own file
+  cortex serve --config cortex.toml         the gateway
+  CORTEX_ADMIN_KEY=… cortex status          nodes, devices, memory and models of the fleet
+
+exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 nobody answers
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line's grammar."""
+    parser = argparse.ArgumentParser(
+        prog="cortex",
+        description="One OpenAI-compatible address in front of many GPU hosts.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cortex {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the gateway", description="Run the gateway until SIGTERM or Ctrl-C.")
+    serve.add_argument("--config", type=Path, metavar="FILE", help=f"default: {' or '.join(DEFAULT_CONFIGS)}")
+
+    for name, text in (("status", "nodes, devices, memory, models"), ("models", "models of the fleet")):
+        command = commands.add_parser(name, help=text, description=f"Show {text}, as the gateway sees them.")
+        command.add_argument("--url", metavar="URL", help="of the gateway; default: from --config, else this host's")
+        command.add_argument("--config", type=Path, metavar="FILE", help="take address and admin key from here")
+        command.add_argument("--json", action="store_true", help="print JSON")
+
+    dev = commands.add_parser(
+        "dev",
+        help="a neuron and a gateway in the foreground, for a laptop",
+        description="Start a neuron (on the GPUs it finds, else the CPU) and a gateway, and load one model.",
+    )
+    dev.add_argument("--model", type=Path, metavar="FILE.gguf", help="instead of the demo model")
+    dev.add_argument("--port", type=int, default=31313, help="of the API (default: 31313)")
+    return parser
+
+
+def main() -> int:
+    """Run the program; return its exit status."""
+    arguments = build_parser().parse_args()
+    try:
+        match arguments.command:
+            case "serve":
+                return _serve(arguments.config or find_config())
+            case "dev":
+                from cortex.cli.dev import run_dev
+
+                return run_dev(arguments.model, arguments.port)
+            case command:
+                from cortex.cli.fleet import show
+
+                return show(command, arguments.url, arguments.config, as_json=arguments.json)
+    except ConfigError as error:
+        print(f"cortex: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 0  # the reader, a pager for example, has seen enough
+
+
+def find_config() -> Path:
+    """Return the configuration file of an installed gateway. Raises ConfigError."""
+    found = next((Path(p) for p in DEFAULT_CONFIGS if Path(p).is_file()), None)
+    if found is None:
+        raise ConfigError(f"no configuration file: neither {' nor '.join(DEFAULT_CONFIGS)} exists; use --config FILE")
+    return found
+
+
+def _serve(config: Path) -> int:
+    try:
+        from cortex.arbiter import serve
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is missing; install the gateway: pip install 'helexa[gateway]'") from None
+    return serve(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

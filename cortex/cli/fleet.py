@@ -1,0 +1,75 @@
+"""`cortex status` and `cortex models`: the fleet as the gateway sees it, over HTTP."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import orjson
+
+from common import tables
+from common.errors import ConfigError
+from common.messages import NodeState
+from cortex.settings import admin_keys, load_settings
+
+DONE, FAILED, NO_ANSWER = 0, 1, 3
+TIMEOUT_S = 10.0
+DEFAULT_URL = "http://127.0.0.1:31313"
+
+
+def show(command: str, url: str | None, config: Path | None, *, as_json: bool) -> int:
+    """Print what the gateway says; return the exit status. Raises ConfigError."""
+    key = os.environ.get("CORTEX_ADMIN_KEY")
+    if config is not None:
+        settings = load_settings(config)
+        keys = sorted(admin_keys(settings, config))
+        key = key or (keys[0] if keys else None)
+        host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "[::]") else settings.listen.host
+        url = url or f"http://{host}:{settings.listen.port}"
+    url = (url or DEFAULT_URL).rstrip("/")
+    path = "/v1/models" if command == "models" else "/fleet/status"
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        answer = httpx.get(url + path, headers=headers, timeout=TIMEOUT_S)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"--url: '{url}' is no URL: {error}") from None
+    except httpx.TransportError as error:
+        print(
+            f"cortex: no gateway answers at {url}: {error}; is it running? (systemctl status cortex)", file=sys.stderr
+        )
+        return NO_ANSWER
+    if answer.status_code != httpx.codes.OK:
+        print(f"cortex: {_explain(answer, command)}", file=sys.stderr)
+        return FAILED
+    body: dict[str, Any] = orjson.loads(answer.content)
+    if as_json:
+        print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
+    elif command == "models":
+        tables.show_catalogue(body["data"])
+    else:
+        _show_nodes(body)
+    return DONE
+
+
+def _explain(answer: httpx.Response, command: str) -> str:
+    if command == "status" and answer.status_code == httpx.codes.NOT_FOUND:
+        return "this gateway has no admin interface; set gateway.admin_keys in its configuration and restart it"
+    if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        return "the gateway wants an admin key: set CORTEX_ADMIN_KEY, or give its configuration with --config"
+    return f"the gateway answers {answer.status_code}: {answer.text[:300]}"
+
+
+def _show_nodes(body: dict[str, Any]) -> None:
+    for node in body["nodes"]:
+        state = msgspec.convert(node["state"], NodeState) if node["state"] else None
+        version = f", neuron {state.version}, {state.state}" if state is not None else ""
+        problem = f": {node['error']}" if node.get("error") else ""
+        print(f"{node['name']} at {node['endpoint']}: {node['link']}{version}{problem}")
+        if state is not None:
+            tables.show_devices(state.devices)
+        print()
+    if not body["nodes"]:
+        print("no neurons are configured")
+    tables.show_catalogue(body["models"])

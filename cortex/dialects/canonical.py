@@ -1,0 +1,64 @@
+"""The one internal request that every dialect becomes, and the jobs it stands for."""
+
+from collections.abc import Callable
+
+import msgspec
+from msgspec import structs
+
+from common.messages import Chat, Job, Sampling, Text, TokenIds
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request wants generated, in nobody's dialect."""
+
+    model: str
+    """As the client named it."""
+    inputs: list[Chat | Text | TokenIds]
+    n: int = 1
+    """Answers to each input."""
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    is_stream: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of jobs, which is also the number of choices in the reply."""
+        return len(self.inputs) * self.n
+
+
+def make_jobs(
+    generation: Generation,
+    *,
+    model: str,
+    request_id: str,
+    principal: str,
+    budget_ms: int,
+    new_id: Callable[[], str],
+) -> list[Job]:
+    """Return the jobs in the order of the reply's choices: all answers to the first input, then to the second, ….
+
+    `model` is the resolved id. With a seed, the answers to one input have the seeds seed … seed + n - 1.
+    """
+    group = new_id() if generation.size > 1 else None
+    return [
+        Job(
+            id=new_id(),
+            attempt=0,
+            model=model,
+            request_id=request_id,
+            input=given,
+            sampling=_reseed(generation.sampling, number),
+            max_tokens=generation.max_tokens,
+            budget_ms=budget_ms,
+            principal=principal,
+            group=group,
+        )
+        for given in generation.inputs
+        for number in range(generation.n)
+    ]
+
+
+def _reseed(sampling: Sampling, number: int) -> Sampling:
+    if sampling.seed is None or number == 0:
+        return sampling
+    return structs.replace(sampling, seed=sampling.seed + number)

@@ -1,0 +1,96 @@
+"""The jobs of one HTTP request, each on its way to one end."""
+
+import asyncio
+from typing import Protocol
+
+from msgspec import structs
+
+from common.errors import RequestError
+from common.messages import EndedItem, Job, JobKey, StartedItem, TokenItem
+from cortex.fleet.contract import Events
+from cortex.fleet.delivery import Delivery
+from cortex.fleet.mailbox import Mailbox
+
+
+class Owner(Protocol):
+    """Who sends and aborts the jobs."""
+
+    def now(self) -> float:
+        """Return the event loop's clock."""
+
+    def drop(self, tracks: "list[Track]") -> None:
+        """Forget jobs, and abort them where they run."""
+
+
+class Track:
+    """One job: where it is, and what has been tried."""
+
+    def __init__(self, call: "JobCall", index: int, job: Job, now: float) -> None:
+        self.call = call
+        self.index = index
+        self.job = job
+        self.delivery = Delivery()
+        self.accepted_at = now
+        self.node: str | None = None
+        """The neuron that has it; None while it waits to be sent again."""
+        self.refusals: dict[str, RequestError] = {}
+        """Neurons that cannot take it, and why."""
+        self.faults = 0
+        self.retry: asyncio.TimerHandle | None = None
+
+    @property
+    def key(self) -> JobKey:
+        """Its present attempt."""
+        return JobKey(self.job.id, self.delivery.attempt)
+
+    def remaining_ms(self, now: float) -> int | None:
+        """Return what is left of its budget, None for no limit."""
+        if self.job.budget_ms is None:
+            return None
+        return self.job.budget_ms - int((now - self.accepted_at) * 1000)
+
+    def renew(self, now: float) -> Job:
+        """Return the job as its present attempt is to be sent."""
+        if self.delivery.attempt == 0:
+            return self.job
+        return structs.replace(self.job, attempt=self.delivery.attempt, budget_ms=self.remaining_ms(now))
+
+
+class JobCall:
+    """The tracks of one request, and the one mailbox of their reader. Implements contract.Call."""
+
+    def __init__(self, owner: Owner, jobs: list[Job]) -> None:
+        self._owner = owner
+        self._mailbox = Mailbox()
+        self.tracks = [Track(self, index, job, owner.now()) for index, job in enumerate(jobs)]
+        self.tokens = 0
+        self.first_text_at: float | None = None
+
+    async def next(self, timeout_s: float | None) -> Events:
+        """Return all events that are ready; see contract.Call."""
+        return await self._mailbox.next(timeout_s)
+
+    def close(self) -> None:
+        """Abort what still runs."""
+        self._owner.drop(self.tracks)
+
+    def fail(self, error: RequestError) -> None:
+        """End the call with an error; its other jobs are of no use any more."""
+        self._owner.drop(self.tracks)
+        self._mailbox.put_error(error)
+
+    def begin(self, track: Track, item: StartedItem) -> None:
+        """Hand a job's beginning to the reader."""
+        self._mailbox.put_start(track.index, item)
+
+    def add(self, track: Track, item: TokenItem) -> None:
+        """Hand tokens to the reader; ids without text, as of half a character, only count."""
+        self.tokens += len(item.ids)
+        if item.text:
+            if self.first_text_at is None:
+                self.first_text_at = self._owner.now()
+            self._mailbox.put_text(track.index, item.text)
+
+    def end(self, track: Track, item: EndedItem) -> None:
+        """Hand a job's good end to the reader."""
+        self._mailbox.put_end(track.index, item)

@@ -1,0 +1,132 @@
+"""All neurons behind this gateway process: opens the links, keeps them ticking, answers what the HTTP side asks."""
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+import zmq
+
+from common.catalogue import Catalogue
+from common.errors import Code, RequestError
+from common.ids import new_incarnation
+from common.messages import Job
+from cortex.fleet import listing
+from cortex.fleet.calls import JobCall
+from cortex.fleet.contract import Health
+from cortex.fleet.jobs import NO_NEURON_RETRY_S, JobClient
+from cortex.fleet.link import Link
+from cortex.fleet.view import Node
+from cortex.settings import CortexSettings
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+FAST_TICK_S = 0.02
+"""While links are being opened at the start."""
+SETTLE_S = 1.0
+"""How long a start waits for the neurons' first states, so that the first request finds them."""
+
+
+class BusFleet:
+    """Implements contract.Fleet over the bus. To be made and used on one running event loop, after any fork."""
+
+    def __init__(self, settings: CortexSettings, catalogue: Catalogue, *, created: int) -> None:
+        """`created`: what /v1/models gives as the models' time, seconds since 1970."""
+        self._catalogue = catalogue
+        self._created = created
+        self._links: dict[str, Link] = {}
+        loop = asyncio.get_running_loop()
+        self.jobs = JobClient(self._links, catalogue, loop.time)
+        incarnation = new_incarnation()
+        for name, endpoint in settings.neuron_endpoints().items():
+            self._links[name] = Link(
+                name,
+                endpoint,
+                incarnation=incarnation,
+                eviction=settings.eviction_message(),
+                jobs=self.jobs,
+                clock=loop.time,
+            )
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Connect to every neuron, and wait a moment for those that answer."""
+        self._context = zmq.Context()
+        for link in self._links.values():
+            link.open(self._context)
+        loop = asyncio.get_running_loop()
+        settled_at = loop.time() + SETTLE_S
+        while loop.time() < settled_at and not all(n.is_known or n.error for n in self._nodes()):
+            self._tick()
+            await asyncio.sleep(FAST_TICK_S)
+        self._ticker = asyncio.create_task(self._keep_ticking(), name="fleet-ticker")
+
+    async def close(self) -> None:
+        """Disconnect from every neuron; jobs that still run are aborted."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+        for link in self._links.values():
+            link.close()
+        if self._context is not None:
+            self._context.term()
+
+    async def _keep_ticking(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                self._tick()
+            except Exception:
+                # Without its beat this process would lose every job it has.
+                log.exception("looking after the links failed")
+
+    def _tick(self) -> None:
+        for link in self._links.values():
+            link.tick()
+        self.jobs.sweep()
+
+    def _nodes(self) -> list[Node]:
+        return [link.node for link in self._links.values()]
+
+    def resolve(self, model: str) -> str:
+        """Return the id behind a model's name or alias. Raises RequestError where nobody knows it."""
+        nodes = self._nodes()
+        if self._catalogue.profile(model) is not None or any(model in n.models for n in nodes):
+            return model
+        target = listing.collect_aliases(nodes, self._catalogue).get(model)
+        if target is not None:
+            return target
+        if nodes and not any(n.is_known for n in nodes):
+            raise RequestError(
+                Code.NO_HEALTHY_NEURON, "no neuron has answered yet", retriable=True, retry_after_s=NO_NEURON_RETRY_S
+            )
+        raise RequestError(
+            Code.MODEL_NOT_FOUND, f"the model '{model}' does not exist; GET /v1/models lists those that do", param="model"
+        )
+
+    def submit(self, jobs: list[Job]) -> JobCall:
+        """Send the jobs of one request; see contract.Fleet."""
+        return self.jobs.submit(jobs)
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the entries of /v1/models."""
+        return listing.list_models(self._nodes(), self._catalogue, self._created)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return every neuron with its link and its state as plain data."""
+        return [
+            {
+                "name": node.name,
+                "endpoint": node.endpoint,
+                "link": node.link.value,
+                "error": node.error,
+                "state": msgspec.to_builtins(node.snapshot()),
+            }
+            for node in self._nodes()
+        ]
+
+    def health(self) -> Health:
+        """Return whether the fleet serves, and if not, why."""
+        return listing.judge_health(self._nodes())

@@ -1,0 +1,111 @@
+"""The fleet as /v1/models and /health show it. Pure functions over the nodes; what is not known is left out."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from common.catalogue import Catalogue
+from common.messages import ModelState
+from cortex.fleet.contract import Health
+from cortex.fleet.view import LinkState, Node
+
+OWNER = "helexa"
+_PRECEDENCE = ("loaded", "loading", "recovering", "unloading", "unloaded", "failed")
+"""The model's status is the first of these that it has anywhere."""
+
+_OK_DEVICE_STATES = frozenset({"ready", "starting", "stopped", "draining"})
+
+
+def list_models(nodes: Iterable[Node], catalogue: Catalogue, created: int) -> list[dict[str, Any]]:
+    """Return an entry for every model that anybody knows, and one for every alias. `created`: seconds since 1970."""
+    nodes = list(nodes)
+    ids = sorted({p.id for p in catalogue.models} | {m for n in nodes for m in n.models})
+    aliases = collect_aliases(nodes, catalogue)
+    entries = []
+    for model in ids:
+        entry = _entry(model, nodes, catalogue, created)
+        names = sorted(a for a, target in aliases.items() if target == model)
+        if names:
+            entry["aliases"] = names
+        entries.append(entry)
+        entries += [{**entry, "id": name, "aliases": [], "alias_of": model} for name in names]
+    return entries
+
+
+def collect_aliases(nodes: Iterable[Node], catalogue: Catalogue) -> dict[str, str]:
+    """Map aliases to model ids; the gateway's catalogue wins over the neurons' own."""
+    aliases = {a: target for node in nodes for a, target in node.aliases.items()}
+    return {**aliases, **catalogue.aliases}
+
+
+def _entry(model: str, nodes: list[Node], catalogue: Catalogue, created: int) -> dict[str, Any]:
+    known = [(n, n.models[model]) for n in nodes if model in n.models]
+    here = [(n, m) for n, m in known if n.link in (LinkState.UP, LinkState.SUSPECT)]
+    status = _status([m for _, m in here])
+    entry: dict[str, Any] = {"id": model, "object": "model", "created": created, "owned_by": OWNER, "status": status}
+    profile = catalogue.profile(model)
+    contexts = [m.context for _, m in known if m.context is not None and (m.status == "loaded") == (status["value"] == "loaded")]
+    context = min(contexts, default=profile.context if profile is not None else None)
+    if context is not None:
+        entry["meta"] = {"n_ctx": context}
+    entry["locations"] = [_location(n, m) for n, m in known if m.replicas]
+    entry["feasible_on"] = [n.name for n, m in here if m.feasible]
+    capabilities = sorted({c for _, m in known for c in m.capabilities})
+    if capabilities:
+        entry["capabilities"] = capabilities
+    return entry
+
+
+def _status(states: list[ModelState]) -> dict[str, Any]:
+    value = next((v for v in _PRECEDENCE if any(m.status == v for m in states)), "unloaded")
+    status: dict[str, Any] = {"value": "unloaded" if value == "unloading" else value}
+    if value == "failed":
+        status["failed"] = True
+        status["reason"] = next(m.reason for m in states if m.status == "failed")
+    if value == "loading":
+        progress = [r.progress for m in states for r in m.replicas if r.progress is not None]
+        if progress:
+            status["progress"] = max(progress)
+    return status
+
+
+def _location(node: Node, model: ModelState) -> dict[str, Any]:
+    is_reachable = node.link in (LinkState.UP, LinkState.SUSPECT)
+    location: dict[str, Any] = {
+        "node": node.name,
+        "devices": [r.device for r in model.replicas],
+        "status": model.status if is_reachable else "unreachable",
+    }
+    held = [r.memory_mb for r in model.replicas if r.memory_mb is not None]
+    if held:
+        location["memory_mb"] = sum(held)
+    return location
+
+
+def judge_health(nodes: Iterable[Node]) -> Health:
+    """Return ok; impaired: something does not serve; degraded: nothing does. With the reasons."""
+    nodes = list(nodes)
+    reasons = []
+    for node in nodes:
+        if node.link is LinkState.REFUSED:
+            reasons.append(f"neuron {node.name} refuses this gateway: {node.error}")
+        elif node.link is not LinkState.UP:
+            reasons.append(f"neuron {node.name} at {node.endpoint} is {node.link.value}")
+        elif node.is_draining:
+            reasons.append(f"neuron {node.name} is draining")
+        else:
+            reasons += [
+                f"neuron {node.name}, device {d.name} ({d.uuid}): {d.reason or d.state}"
+                for d in node.devices.values()
+                if d.state not in _OK_DEVICE_STATES
+            ]
+    if not nodes:
+        reasons.append("no neuron is configured")
+    if not any(_serves(n) for n in nodes):
+        return Health("degraded", reasons or ["no device serves"])
+    return Health("impaired" if reasons else "ok", reasons)
+
+
+def _serves(node: Node) -> bool:
+    if node.link is not LinkState.UP or node.is_draining:
+        return False
+    return any(d.state in _OK_DEVICE_STATES for d in node.devices.values())

@@ -1,0 +1,78 @@
+"""`neuronctl`: the admin tool of one neuron."""
+
+import argparse
+import os
+import sys
+
+from common import __version__
+from common.endpoint import parse_endpoint
+from common.errors import ConfigError
+from neuron.ctl.client import NeuronClient, NoAnswer, RequestRefused
+from neuron.ctl.commands import COMMANDS
+
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:13131"
+DONE, FAILED, USAGE, NO_ANSWER = 0, 1, 2, 3
+
+_EPILOG = """\
+examples:
+  neuronctl status                         devices, models and jobs of the neuron on this host
+  neuronctl --endpoint beast:13131 models
+  neuronctl load smollm2-135m-instruct --device CPU-1
+  neuronctl drain --device CPU-1           finish its jobs, take no new ones, end its worker
+  neuronctl restart CPU-1                  a new worker process; its models are loaded again
+
+exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 nobody answers
+NEURON_ENDPOINT sets the default of --endpoint.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line's grammar."""
+    # The same options are accepted before and after the command; SUPPRESS keeps one from resetting the other.
+    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    shared.add_argument("--endpoint", metavar="ADDRESS", help=f"default: $NEURON_ENDPOINT, else {DEFAULT_ENDPOINT}")
+    shared.add_argument("--timeout", type=float, metavar="SECONDS", help="silence that is accepted (default: 5)")
+    shared.add_argument("--json", action="store_true", help="print JSON")
+    parser = argparse.ArgumentParser(
+        prog="neuronctl",
+        description="Look at one neuron and steer it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[shared],
+    )
+    parser.add_argument("--version", action="version", version=f"neuronctl {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, description=command.help, parents=[shared])
+        command.add_arguments(sub)
+    return parser
+
+
+def main() -> int:
+    """Run the program; return its exit status."""
+    arguments = build_parser().parse_args()
+    command = COMMANDS[arguments.command]
+    try:
+        endpoint = parse_endpoint(
+            getattr(arguments, "endpoint", os.environ.get("NEURON_ENDPOINT", DEFAULT_ENDPOINT)), "--endpoint"
+        )
+        with NeuronClient(endpoint, getattr(arguments, "timeout", 5.0)) as client:
+            command.run(client, arguments, as_json=getattr(arguments, "json", False))
+    except NoAnswer as error:
+        print(f"neuronctl: {error}", file=sys.stderr)
+        return NO_ANSWER
+    except RequestRefused as error:
+        print(f"neuronctl: {error}", file=sys.stderr)
+        return FAILED
+    except ConfigError as error:
+        print(f"neuronctl: {error}", file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:
+        return DONE  # the reader, a pager for example, has seen enough
+    except KeyboardInterrupt:
+        return 130
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""neuronctl's commands: what each asks the neuron, and how its answer is shown."""
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from common import __version__, tables
+from common.messages import (
+    ClearCache,
+    Discover,
+    DiscoverReply,
+    Done,
+    Drain,
+    Health,
+    HealthReply,
+    Load,
+    Memory,
+    MemoryReply,
+    Models,
+    ModelsReply,
+    Progress,
+    RestartWorker,
+    Status,
+    StatusReply,
+    Undrain,
+    Unload,
+    Version,
+    VersionReply,
+)
+from neuron.ctl.client import NeuronClient, plain
+
+Question = Callable[[str, argparse.Namespace], msgspec.Struct]
+Show = Callable[[Any], None]
+PATIENCE_S = 600.0
+"""A load, a drain or an unload may be silent for so long: it waits for running jobs."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the command line."""
+
+    help: str
+    question: Question
+    reply: type[Any]
+    show: Show
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None
+    patience_s: float | None = None
+
+    def run(self, client: NeuronClient, arguments: argparse.Namespace, *, as_json: bool) -> None:
+        """Ask, and print the answer."""
+        with _progress(as_json) as progressed:
+            reply = client.ask(
+                lambda request: self.question(request, arguments),
+                self.reply,
+                progressed=progressed,
+                patience_s=self.patience_s,
+            )
+        if as_json:
+            print(orjson.dumps(plain(reply), option=orjson.OPT_INDENT_2).decode())
+        else:
+            self.show(reply)
+
+
+@contextlib.contextmanager
+def _progress(as_json: bool) -> Iterator[Callable[[Progress], None]]:
+    """Show how far a request is, on a terminal only and never in the output itself."""
+    console = Console(stderr=True)
+    if as_json or not console.is_terminal:
+        yield lambda _: None
+        return
+    with Bar(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+             console=console, transient=True) as bar:  # fmt: skip
+        task = bar.add_task("", total=1.0, visible=False)
+        yield lambda p: bar.update(task, description=p.text, completed=p.fraction or 0.0, visible=True)
+
+
+def _show_status(reply: StatusReply) -> None:
+    state = reply.state
+    build = f", {state.build}" if state.build else ""
+    print(f"{state.name}: {state.state}, neuron {state.version}{build}, {reply.peers} gateway processes connected")
+    if reply.undecodable:
+        print(f"{reply.undecodable} frames were no messages; see the log")
+    tables.show_devices(state.devices)
+    tables.show_models(state.models)
+    if reply.jobs:
+        tables.show_jobs(reply.jobs)
+    else:
+        print("no jobs")
+
+
+def _show_health(reply: HealthReply) -> None:
+    print(reply.status)
+    for reason in reply.reasons:
+        print(f"  {reason}")
+
+
+def _show_version(reply: VersionReply) -> None:
+    print(f"neuron {reply.version}, protocol {'.'.join(map(str, reply.protocol))}, {reply.build or 'no worker yet'}")
+    print(f"neuronctl {__version__}")
+
+
+def _show_done(reply: Done) -> None:
+    print(reply.text)
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="id or alias")
+
+
+def _model_and_device(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    parser.add_argument("--device", metavar="UUID", help="on this device only")
+
+
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("device", metavar="DEVICE", help="UUID, as status shows it")
+
+
+def _optional_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="id or alias; without it all")
+
+
+def _scope(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--model", help="a model, which is then unloaded")
+    group.add_argument("--device", metavar="UUID", help="a device, whose worker then ends")
+
+
+def _target(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.model:
+        return {"scope": "model", "target": arguments.model}
+    if arguments.device:
+        return {"scope": "device", "target": arguments.device}
+    return {"scope": "node"}
+
+
+COMMANDS: dict[str, Command] = {
+    "status": Command("devices, models and jobs", lambda r, a: Status(request=r), StatusReply, _show_status),
+    "models": Command(
+        "models this neuron serves or could serve",
+        lambda r, a: Models(request=r),
+        ModelsReply,
+        lambda reply: tables.show_models(reply.models),
+    ),
+    "devices": Command(
+        "devices, also those that are not served",
+        lambda r, a: Discover(request=r),
+        DiscoverReply,
+        lambda reply: tables.show_devices(reply.devices),
+    ),
+    "health": Command("whether it serves, and if not, why", lambda r, a: Health(request=r), HealthReply, _show_health),
+    "memory": Command(
+        "what the workers themselves hold",
+        lambda r, a: Memory(request=r),
+        MemoryReply,
+        lambda reply: tables.show_memory(reply.workers),
+    ),
+    "load": Command(
+        "load a model, and wait until it is loaded",
+        lambda r, a: Load(request=r, model=a.model, device=a.device),
+        Done,
+        _show_done,
+        _model_and_device,
+        PATIENCE_S,
+    ),
+    "unload": Command(
+        "finish a model's jobs, then unload it",
+        lambda r, a: Unload(request=r, model=a.model, device=a.device),
+        Done,
+        _show_done,
+        _model_and_device,
+        PATIENCE_S,
+    ),
+    "clear-cache": Command(
+        "forget KV that belongs to no running job",
+        lambda r, a: ClearCache(request=r, model=a.model),
+        Done,
+        _show_done,
+        _optional_model,
+    ),
+    "drain": Command(
+        "take no new jobs, and wait until the running ones have ended: of the node, a model or a device",
+        lambda r, a: Drain(request=r, **_target(a)),
+        Done,
+        _show_done,
+        _scope,
+        PATIENCE_S,
+    ),
+    "undrain": Command("take jobs again", lambda r, a: Undrain(request=r, **_target(a)), Done, _show_done, _scope),
+    "restart": Command(
+        "end a device's worker and start another; running jobs there fail",
+        lambda r, a: RestartWorker(request=r, device=a.device),
+        Done,
+        _show_done,
+        _device,
+        60.0,
+    ),
+    "version": Command("versions", lambda r, a: Version(request=r), VersionReply, _show_version),
+}
