@@ -1,27 +1,61 @@
 """What every dialect offers to the HTTP side. All of it is pure: bytes to a request, events to bytes."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
-from common.errors import RequestError
+import msgspec
+
 from cortex.dialects.canonical import Generation
 from cortex.fleet.contract import Events
 
 
-class Reply(Protocol):
-    """The reply to one request, fed with its events in order."""
+class Heading(msgspec.Struct, frozen=True):
+    """What a reply says about itself."""
+
+    id: str
+    """Random; the dialect puts its prefix before it."""
+    model: str
+    created: int
+    """Seconds since 1970."""
+
+
+class Stream(Protocol):
+    """A reply that is sent as it comes."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every job has ended well, and the stream's end has been returned."""
+
+    def feed(self, events: Events) -> bytes:
+        """Return what is to be sent for these events; b"" if nothing."""
+
+    def fail(self, envelope: bytes) -> bytes:
+        """Return what is to be sent when the reply fails with this error; nothing may follow."""
+
+
+class Body(Protocol):
+    """A reply that is sent whole."""
 
     @property
     def is_complete(self) -> bool:
         """Whether every job has ended well."""
 
-    def feed(self, events: Events) -> bytes:
-        """Take events; return what a stream sends for them, its end included once all jobs have ended."""
+    def feed(self, events: Events) -> None:
+        """Take events."""
 
-    def body(self) -> bytes:
-        """Return the whole reply as JSON, once it is complete."""
+    def render(self) -> bytes:
+        """Return the JSON, once complete."""
 
-    def error(self, error: RequestError) -> bytes:
-        """Return what a stream sends when it fails; nothing may follow."""
+
+class Request(Protocol):
+    """A request that has been read."""
+
+    generation: Generation
+
+    def stream(self, heading: Heading) -> Stream:
+        """Return the empty stream of the reply."""
+
+    def body(self, heading: Heading) -> Body:
+        """Return the empty body of the reply."""
 
 
 class Dialect(Protocol):
@@ -29,8 +63,5 @@ class Dialect(Protocol):
 
     name: str
 
-    def read(self, body: bytes) -> tuple[Any, Generation]:
-        """Return the request as its dialect has it, and what it wants. Raises RequestError naming the field."""
-
-    def reply(self, request: Any, generation: Generation, *, id: str, model: str, created: int) -> Reply:
-        """Return an empty reply. `id`: random part of the reply's id; `created`: seconds since 1970."""
+    def read(self, body: bytes) -> Request:
+        """Return the request in an HTTP body. Raises RequestError naming the field."""

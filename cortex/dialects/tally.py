@@ -1,9 +1,10 @@
-"""Counts of a reply: which of its jobs have begun and ended, usage, timings."""
+"""What both forms of an OpenAI reply count: which jobs have begun and ended, texts, usage, timings."""
 
 from typing import Any
 
 from common.messages import EndedItem, StartedItem
 from cortex.dialects.canonical import Generation
+from cortex.fleet.contract import Events
 
 
 class Tally:
@@ -30,7 +31,7 @@ class Tally:
         return "length" if item.reason == "length" else "stop"
 
     def usage(self) -> dict[str, Any]:
-        """Return OpenAI's usage: the prompt counts once, however many answers it got."""
+        """Return OpenAI's usage: a prompt counts once, however many answers it got."""
         firsts = [self._started[i] for i in range(0, self._size, self._n)]
         prompt = sum(s.prompt_tokens for s in firsts)
         completion = sum(e.total for e in self._ended.values())
@@ -42,7 +43,7 @@ class Tally:
         }
 
     def timings(self) -> dict[str, Any]:
-        """Return llama-server's timings: prompts are those of the first answers; answers run side by side."""
+        """Return llama-server's timings. Counts are sums; times are the longest, as jobs run side by side."""
         firsts = [self._ended[i].timings for i in range(0, self._size, self._n)]
         every = [e.timings for e in self._ended.values()]
         prompt_n, prompt_ms = sum(t.prompt_n for t in firsts), max(t.prompt_ms for t in firsts)
@@ -62,3 +63,27 @@ def _rates(name: str, tokens: int, milliseconds: float) -> dict[str, float]:
     if tokens == 0 or milliseconds <= 0:
         return {}
     return {f"{name}_per_token_ms": milliseconds / tokens, f"{name}_per_second": tokens * 1000 / milliseconds}
+
+
+class Collector:
+    """The texts and ends of all choices of a reply that is sent whole."""
+
+    def __init__(self, generation: Generation) -> None:
+        self.tally = Tally(generation)
+        self.texts: list[list[str]] = [[] for _ in range(generation.size)]
+        self.reasons = [""] * generation.size
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every job has ended well."""
+        return self.tally.is_complete
+
+    def feed(self, events: Events) -> None:
+        """Take events."""
+        for index, event in events:
+            if isinstance(event, str):
+                self.texts[index].append(event)
+            elif isinstance(event, StartedItem):
+                self.tally.begin(index, event)
+            else:
+                self.reasons[index] = self.tally.end(index, event)

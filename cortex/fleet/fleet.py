@@ -103,7 +103,9 @@ class BusFleet:
                 Code.NO_HEALTHY_NEURON, "no neuron has answered yet", retriable=True, retry_after_s=NO_NEURON_RETRY_S
             )
         raise RequestError(
-            Code.MODEL_NOT_FOUND, f"the model '{model}' does not exist; GET /v1/models lists those that do", param="model"
+            Code.MODEL_NOT_FOUND,
+            f"the model '{model}' does not exist; GET /v1/models lists those that do",
+            param="model",
         )
 
     def submit(self, jobs: list[Job]) -> JobCall:

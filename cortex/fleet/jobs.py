@@ -212,9 +212,7 @@ def _explain(model: str, refusals: list[RequestError]) -> RequestError:
     busy = [r for r in refusals if r.code is Code.BUSY]
     if busy:
         waits = [r.retry_after_s for r in busy if r.retry_after_s is not None]
-        return RequestError(
-            Code.NO_CAPACITY, busy[0].message, retriable=True, retry_after_s=min(waits, default=None)
-        )
+        return RequestError(Code.NO_CAPACITY, busy[0].message, retriable=True, retry_after_s=min(waits, default=None))
     if refusals:
         return refusals[0]
     return RequestError(

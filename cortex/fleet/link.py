@@ -76,7 +76,14 @@ class Link:
     """One DEALER, and what is known of the neuron at its other end."""
 
     def __init__(
-        self, name: str, endpoint: Endpoint, *, incarnation: str, eviction: Eviction, jobs: Jobs, clock: Callable[[], float]
+        self,
+        name: str,
+        endpoint: Endpoint,
+        *,
+        incarnation: str,
+        eviction: Eviction,
+        jobs: Jobs,
+        clock: Callable[[], float],
     ) -> None:
         """`incarnation`: of this gateway process. `clock`: monotonic seconds."""
         self.node = Node(name, str(endpoint))
@@ -101,9 +108,7 @@ class Link:
     def open(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
         """Connect; tick() does the rest."""
         self._opened_at = self._heard_at = self._clock()
-        self._channel = Channel(
-            bus_dealer(context, self._endpoint.zmq, self._hello.incarnation), self._receive
-        )
+        self._channel = Channel(bus_dealer(context, self._endpoint.zmq, self._hello.incarnation), self._receive)
 
     def close(self) -> None:
         """Tell the neuron that nothing is wanted any more, and disconnect."""
@@ -141,7 +146,9 @@ class Link:
             is_sent = self._send(Submit(jobs=jobs))
         except (OverflowError, RecursionError):
             raise RequestError(
-                Code.INVALID_VALUE, "messages: a number is larger than 64 bits, or the nesting is too deep", param="messages"
+                Code.INVALID_VALUE,
+                "messages: a number is larger than 64 bits, or the nesting is too deep",
+                param="messages",
             ) from None
         if is_sent:
             self.node.note_sent(jobs[0].model, len(jobs))
@@ -221,7 +228,9 @@ class Link:
             self._jobs.lose(node.name, f"neuron {node.name} was restarted")
         elif self._loads:
             # Answered or not: a Done may have been lost in a cut.
-            self._loads = {r: m for r, m in self._loads.items() if m not in node.models or node.models[m].status != "loaded"}
+            self._loads = {
+                r: m for r, m in self._loads.items() if m not in node.models or node.models[m].status != "loaded"
+            }
         if applied in (Applied.FIRST, Applied.REBORN):
             self._introduce(state)
 

@@ -132,7 +132,7 @@ class Drive:
 
     def _carry_out(self, instruction: Instruction) -> list[events.Event]:
         match instruction:
-            case Spawn(role, name, incarnation):
+            case Spawn(role=role, incarnation=incarnation):
                 self.alive[incarnation] = instruction
                 out: list[events.Event] = [events.ChildSpawned(incarnation, 1000 + len(self.alive))]
                 if self.obedient and WorkerHello not in self.holding_back and role == "worker":

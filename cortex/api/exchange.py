@@ -1,0 +1,86 @@
+"""One HTTP request and what became of it: ids, the call to abort, and the line in the log."""
+
+import asyncio
+import logging
+import re
+from typing import Any
+
+from common.ids import new_request_id
+from common.log import fields
+from cortex.auth import find_key, name_principal
+from cortex.fleet.contract import Call
+
+log = logging.getLogger("cortex.access")
+
+SCOPE_KEY = "helexa.exchange"
+"""Where the ASGI scope carries it."""
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_QUIET_PATHS = frozenset({"/livez", "/readyz", "/health"})
+"""Asked every few seconds by machines; logged at debug."""
+
+
+class Exchange:
+    """Made when a request arrives, finished exactly once."""
+
+    def __init__(self, scope: dict[str, Any]) -> None:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self.path: str = scope["path"]
+        self.method: str = scope["method"]
+        self.request_id = _take_request_id(headers)
+        self.key = find_key(headers)
+        client = scope.get("client")
+        self.principal = name_principal(self.key, client[0] if client else "local")
+        self.content_length = _content_length(headers)
+        self.status = 0
+        """0: no status was sent."""
+        self.model: str | None = None
+        self.dialect: str | None = None
+        self.call: Call | None = None
+        self.outcome: str | None = None
+        self._began_at = asyncio.get_running_loop().time()
+
+    def finish(self) -> None:
+        """Abort what still runs, and log the request."""
+        call = self.call
+        if call is not None:
+            call.close()
+        level = logging.DEBUG if self.path in _QUIET_PATHS else logging.INFO
+        if not log.isEnabledFor(level):
+            return
+        ttft_ms = None
+        if call is not None and call.first_text_at is not None:
+            ttft_ms = round((call.first_text_at - self._began_at) * 1000, 1)
+        log.log(
+            level,
+            "%s %s",
+            self.method,
+            self.path,
+            extra=fields(
+                status=self.status or None,
+                outcome=self.outcome or ("ok" if 0 < self.status < 400 else "error"),
+                request_id=self.request_id,
+                principal=self.principal,
+                dialect=self.dialect,
+                model=self.model,
+                tokens=None if call is None else call.tokens,
+                ttft_ms=ttft_ms,
+                seconds=round(asyncio.get_running_loop().time() - self._began_at, 3),
+            ),
+        )
+
+
+def _take_request_id(headers: list[tuple[bytes, bytes]]) -> str:
+    for name, value in headers:
+        if name == b"x-request-id":
+            text = value.decode("latin-1")
+            if _SANE_ID.fullmatch(text):
+                return text
+    return new_request_id()
+
+
+def _content_length(headers: list[tuple[bytes, bytes]]) -> int:
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0

@@ -1,0 +1,153 @@
+"""What every request passes before and after its resource: id, size, admin key, errors in the envelope, log, abort."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import falcon
+import falcon.asgi
+
+from common.errors import Code, RequestError
+from cortex.api import errors
+from cortex.api.exchange import SCOPE_KEY, Exchange
+from cortex.auth import is_admin
+
+log = logging.getLogger(__name__)
+
+ADMIN_PREFIX = "/fleet"
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.REQUEST_TOO_LARGE}
+
+
+class Front:
+    """The ASGI application: Falcon's, and around it what must happen however a request ends.
+
+    gunicorn cancels the task of a request whose client is gone; finish() then aborts its jobs at once, whether the
+    request streams, waits for its whole reply, or has not begun.
+    """
+
+    def __init__(self, app: falcon.asgi.App, *, max_body: int, admin_keys: frozenset[str]) -> None:
+        """`max_body`: bytes."""
+        self._app = app
+        self._max_body = max_body
+        self._admin_keys = admin_keys
+        self.active: set[Exchange] = set()
+        """Requests that have not ended."""
+        app.add_error_handler(Exception, _answer_defect)
+        app.add_error_handler(falcon.HTTPError, _answer_http_error)
+        app.add_error_handler(RequestError, _answer_error)
+        app.add_middleware(_Stamp())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or Falcon's lifespan in tests."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)  # type: ignore[arg-type]
+            return
+        exchange = scope[SCOPE_KEY] = Exchange(scope)
+        self.active.add(exchange)
+        try:
+            refusal = self._refusal(exchange)
+            if refusal is None:
+                await self._app(scope, receive, send)  # type: ignore[arg-type]
+            else:
+                await _send_error(exchange, refusal, send)
+        except asyncio.CancelledError:
+            exchange.outcome = "client gone"
+            raise
+        finally:
+            self.active.discard(exchange)
+            exchange.finish()
+
+    def _refusal(self, exchange: Exchange) -> RequestError | None:
+        """Refuse what can be refused without reading the body."""
+        if exchange.content_length > self._max_body:
+            return too_large(self._max_body)
+        path = exchange.path
+        if path == ADMIN_PREFIX or path.startswith(ADMIN_PREFIX + "/"):
+            if not self._admin_keys:
+                return not_found(path)
+            if not is_admin(exchange.key, self._admin_keys):
+                return RequestError(
+                    Code.INVALID_API_KEY, "an admin key is required, as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+                )
+        return None
+
+
+class _Stamp:
+    """Falcon middleware: the request id on every response, its status in the log."""
+
+    async def process_response(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, req_succeeded: bool
+    ) -> None:
+        exchange: Exchange = req.scope[SCOPE_KEY]
+        exchange.status = resp.status_code
+        resp.set_header("x-request-id", exchange.request_id)
+
+
+def exchange_of(req: falcon.asgi.Request) -> Exchange:
+    """Return the exchange that a Falcon request belongs to."""
+    exchange: Exchange = req.scope[SCOPE_KEY]
+    return exchange
+
+
+def too_large(max_body: int) -> RequestError:
+    """Return the error for a body over the limit of `max_body` bytes."""
+    return RequestError(Code.REQUEST_TOO_LARGE, f"the body is larger than {max_body // 2**20} MiB")
+
+
+def not_found(path: str) -> RequestError:
+    """Return the error for a path that does not exist."""
+    return RequestError(Code.NOT_FOUND, f"there is nothing at {path}")
+
+
+async def _answer_error(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: RequestError, params: dict[str, Any]
+) -> None:
+    exchange = exchange_of(req)
+    exchange.outcome = error.code.value
+    resp.status = errors.status(error)
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = errors.envelope(error, exchange.path, exchange.request_id)
+    wait = errors.retry_after(error)
+    if wait is not None:
+        resp.set_header("retry-after", wait)
+
+
+async def _answer_http_error(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError, params: dict[str, Any]
+) -> None:
+    path = exchange_of(req).path
+    status = error.status_code
+    if status == 404:
+        known = not_found(path)
+    elif status == 405:
+        known = RequestError(Code.METHOD_NOT_ALLOWED, f"{path} does not take {req.method}")
+    else:
+        known = RequestError(_CODES.get(status, Code.INVALID_VALUE), error.description or error.title or "bad request")
+    for name, value in dict(error.headers or {}).items():
+        resp.set_header(name, value)
+    await _answer_error(req, resp, known, params)
+
+
+async def _answer_defect(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
+) -> None:
+    log.error("request %s failed", exchange_of(req).request_id, exc_info=error)
+    await _answer_error(req, resp, errors.internal_error(), params)
+
+
+async def _send_error(exchange: Exchange, error: RequestError, send: Send) -> None:
+    exchange.status, exchange.outcome = errors.status(error), error.code.value
+    body = errors.envelope(error, exchange.path, exchange.request_id)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-request-id", exchange.request_id.encode()),
+    ]
+    await send({"type": "http.response.start", "status": exchange.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

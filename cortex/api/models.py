@@ -1,0 +1,33 @@
+"""The fleet's models, in OpenAI's list."""
+
+import falcon
+import falcon.asgi
+import orjson
+
+from common.errors import Code, RequestError
+from cortex.fleet.contract import Fleet
+
+
+class Models:
+    """GET /v1/models: every model that any neuron could serve, loaded or not."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """Answer with the list."""
+        resp.data = orjson.dumps({"object": "list", "data": self._fleet.models()})
+
+
+class Model:
+    """GET /v1/models/{id}: one of them; ids contain slashes."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, model: str) -> None:
+        """Answer with the entry."""
+        entry = next((e for e in self._fleet.models() if e["id"] == model), None)
+        if entry is None:
+            raise RequestError(Code.MODEL_NOT_FOUND, f"the model '{model}' does not exist", param="model")
+        resp.data = orjson.dumps(entry)

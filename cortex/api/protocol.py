@@ -1,0 +1,103 @@
+"""One HTTP connection: gunicorn's protocol, with limits for what it takes unbounded."""
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+from gunicorn.asgi.protocol import ASGIProtocol
+
+from common.errors import Code, RequestError
+from common.ids import new_request_id
+from cortex.api import errors
+
+IDLE_S = 75.0
+"""For the headers of a connection's next request to be complete. gunicorn cancels its own timer before it can fire."""
+LINGER_S = 1.0
+"""How long the rest of a refused body is read and dropped: closing at once would reset the connection under the reply."""
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
+    """Adds: a time limit for headers, a bound on unread bodies, 100-continue, lingering close, errors as JSON."""
+
+    def __init__(self, worker: Any) -> None:
+        super().__init__(worker)
+        self._max_body: int = worker.max_body
+        self._body_bytes = 0
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._is_lingering = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Begin to wait for a request."""
+        self.worker.connections.add(self)
+        self._arm_keepalive_timer()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the request that may be running."""
+        self.worker.connections.discard(self)
+        self._cancel_idle_timer()
+        super().connection_lost(exc)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being served."""
+        return self._current_request is None
+
+    def close_idle(self) -> None:
+        """Close the connection unless a request is being served on it."""
+        if self.is_idle:
+            self._close_transport()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; what a refused request still sends is dropped."""
+        if not self._is_lingering:
+            super().data_received(data)
+
+    def _on_headers_complete(self) -> Any:
+        self._cancel_idle_timer()
+        self._body_bytes = 0
+        skips_body = super()._on_headers_complete()
+        request = self._current_request
+        headers = dict(request.headers_bytes)
+        if headers.get(b"expect", b"").lower() == b"100-continue" and request.content_length <= self._max_body:
+            self._safe_write(_CONTINUE)
+        return skips_body
+
+    def _on_body(self, chunk: bytes) -> None:
+        # gunicorn keeps whatever comes until it is read. The application refuses a body at the first byte over the
+        # limit, so nothing after the chunk that holds it is of use.
+        if self._body_bytes <= self._max_body:
+            self._body_bytes += len(chunk)
+            super()._on_body(chunk)
+
+    def _arm_keepalive_timer(self) -> None:
+        self._cancel_idle_timer()
+        self._idle_timer = self.worker.loop.call_later(IDLE_S, self.close_idle)
+
+    def _cancel_idle_timer(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+    def _close_transport(self) -> None:
+        receiver = self._body_receiver
+        is_refused = receiver is not None and not receiver._complete and not receiver._closed
+        if not is_refused or self._closed or self.transport is None or self.transport.is_closing():
+            super()._close_transport()
+            return
+        self._is_lingering = self._closed = True
+        self.transport.write_eof()
+        self.worker.loop.call_later(LINGER_S, self.transport.close)
+
+    def _send_error_response(self, status: int, message: str) -> None:
+        """Answer what is no HTTP request, in the envelope of all other errors."""
+        error = RequestError(Code.INVALID_VALUE, message) if status < 500 else errors.internal_error()
+        body = errors.to_openai(error)
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            f"x-request-id: {new_request_id()}\r\nconnection: close\r\n\r\n"
+        )
+        self._safe_write(head.encode() + body)

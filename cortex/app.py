@@ -1,0 +1,30 @@
+"""Wires the HTTP application."""
+
+import falcon
+import falcon.asgi
+
+from cortex.api.front import Front
+from cortex.api.generate import Generate
+from cortex.api.models import Model, Models
+from cortex.api.status import FleetStatus, Health, Lifecycle, Live, Ready, Root, Version
+from cortex.dialects.openai_chat import OpenAIChat
+from cortex.dialects.openai_completions import OpenAICompletions
+from cortex.fleet.contract import Fleet
+from cortex.settings import CortexSettings
+
+
+def create_app(settings: CortexSettings, fleet: Fleet, admin_keys: frozenset[str], lifecycle: Lifecycle) -> Front:
+    """Return the ASGI application."""
+    gateway = settings.gateway
+    app = falcon.asgi.App(media_type=falcon.MEDIA_JSON)
+    app.add_route("/", Root())
+    app.add_route("/livez", Live())
+    app.add_route("/readyz", Ready(fleet, lifecycle))
+    app.add_route("/health", Health(fleet))
+    app.add_route("/version", Version())
+    app.add_route("/v1/models", Models(fleet))
+    app.add_route("/v1/models/{model:path}", Model(fleet))
+    app.add_route("/v1/chat/completions", Generate(OpenAIChat(), fleet, gateway))
+    app.add_route("/v1/completions", Generate(OpenAICompletions(), fleet, gateway))
+    app.add_route("/fleet/status", FleetStatus(fleet))
+    return Front(app, max_body=gateway.max_body_mb * 2**20, admin_keys=admin_keys)

@@ -1,0 +1,289 @@
+"""`cortex serve`: gunicorn's arbiter and ASGI worker, with our configuration, our stop and our log."""
+
+import asyncio
+import errno
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.sock import TCP6Socket, TCPSocket
+from gunicorn.workers.gasgi import ASGIWorker
+
+from common import log as logs
+from common.catalogue import Catalogue, find_catalogue, load_catalogue
+from common.errors import Code, ConfigError, RequestError
+from common.log import fields
+from cortex.api.front import Front
+from cortex.api.protocol import GatewayProtocol
+from cortex.api.status import Lifecycle
+from cortex.app import create_app
+from cortex.fleet.fleet import BusFleet
+from cortex.settings import CortexSettings, admin_keys, load_settings
+
+log = logging.getLogger("cortex")
+
+LAST_WORDS_S = 2.0
+"""After the drain, for the error events of what still ran to go out."""
+WATCHDOG_S = 30.0
+"""A gateway process whose loop stands still for longer than a stop may take, and this, is replaced."""
+
+
+def serve(config_file: Path) -> int:
+    """Run the gateway until it is stopped; return the exit status.
+
+    Messages about what keeps it from starting go to stderr.
+    """
+    try:
+        configuration = Configuration(config_file)
+        logs.setup("cortex", format=configuration.settings.log.format, level=configuration.settings.log.level)
+        listener = _listen(configuration)
+    except ConfigError as error:
+        print(f"cortex: {error}", file=sys.stderr)
+        return 1
+    pid = os.getpid()
+    try:
+        GatewayArbiter(_Application(configuration), listener).run()
+    except SystemExit as stop:
+        if os.getpid() != pid:
+            raise  # a gateway process that ends; its parent's caller is not its own
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+class Configuration:
+    """All that the files say, read once, before any process is forked."""
+
+    def __init__(self, config_file: Path) -> None:
+        """Raise ConfigError if anything in them is unusable."""
+        self.file = config_file
+        self.settings: CortexSettings = load_settings(config_file)
+        self.admin_keys = admin_keys(self.settings, config_file)
+        models_file = find_catalogue(config_file, self.settings.models_config)
+        self.catalogue = Catalogue() if models_file is None else load_catalogue(models_file)
+        self.created = int(time.time())
+
+
+def _listen(configuration: Configuration) -> socket.socket:
+    """Bind the public address. Raises ConfigError saying what to do; gunicorn itself would try for five seconds."""
+    endpoint = configuration.settings.listen
+    remedy = f"change gateway.listen in {configuration.file}"
+    host = endpoint.host.strip("[]")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, endpoint.port))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"{endpoint}: address already in use; stop the other program or {remedy}") from None
+        raise ConfigError(f"{endpoint}: {(error.strerror or str(error)).lower()}; {remedy}") from None
+    return listener
+
+
+class _Application(BaseApplication):  # type: ignore[misc]
+    """gunicorn's settings, from ours alone: no command line, no files, no environment of gunicorn's."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Fill gunicorn's settings."""
+        gateway, endpoint = self.configuration.settings.gateway, self.configuration.settings.listen
+        graceful_s = math.ceil(gateway.drain_s + 2 * LAST_WORDS_S)
+        values = {
+            "bind": str(endpoint),
+            "workers": gateway.workers,
+            "worker_class": GatewayWorker,
+            "logger_class": GunicornLog,
+            "proc_name": "cortex",
+            "asgi_loop": "uvloop",
+            "asgi_lifespan": "off",
+            "asgi_disconnect_grace_period": 0,  # the default leaves a job running for 3 s after its client is gone
+            "graceful_timeout": graceful_s,
+            "timeout": graceful_s + math.ceil(WATCHDOG_S),
+            "control_socket_disable": True,
+            "forwarded_allow_ips": "127.0.0.1,::1",
+        }
+        for key, value in values.items():
+            self.cfg.set(key, value)
+
+    def load(self) -> None:
+        """Return nothing: each gateway process makes its own application once its loop runs."""
+
+
+class GatewayArbiter(Arbiter):  # type: ignore[misc]
+    """Keeps the gateway processes alive. Stops gracefully on SIGTERM and SIGINT, at once on a second SIGINT."""
+
+    def __init__(self, app: _Application, listener: socket.socket) -> None:
+        """`listener`: bound; it belongs to the arbiter from here."""
+        super().__init__(app)
+        os.environ.pop("GUNICORN_PID", None)  # set by gunicorn's own re-exec, which is switched off here
+        self._configuration = app.configuration
+        address, kind = listener.getsockname(), TCP6Socket if listener.family == socket.AF_INET6 else TCPSocket
+        self.LISTENERS = [kind(address, self.cfg, self.log, fd=listener.detach())]
+
+    def start(self) -> None:
+        """Say what is served, and begin."""
+        super().start()
+        settings = self._configuration.settings
+        log.info(
+            "listening on %s",
+            settings.listen,
+            extra=fields(processes=settings.gateway.workers, neurons=len(settings.neurons)),
+        )
+        if settings.gateway.metrics_listen is not None:
+            log.info("gateway.metrics_listen is set, but metrics are not served by this version yet")
+
+    def handle_hup(self) -> None:
+        """Check the files. No process is replaced, so no stream is cut."""
+        try:
+            Configuration(self._configuration.file)
+        except ConfigError as error:
+            log.error("the configuration is not valid; the one in force stays: %s", error)
+        else:
+            log.info("the configuration is valid; restart to apply changes")
+
+    def handle_int(self) -> None:
+        """Stop as on SIGTERM: it may be somebody's Ctrl-C, whose streams deserve an end."""
+        self.handle_term()
+
+    def handle_usr2(self) -> None:
+        """Do nothing: gunicorn would start a second server from its own command line."""
+        log.info("SIGUSR2 is ignored")
+
+
+class GatewayWorker(ASGIWorker):  # type: ignore[misc]
+    """One gateway process."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._configuration: Configuration = self.app.configuration
+        self.max_body = self._configuration.settings.gateway.max_body_mb * 2**20
+        self.connections: set[GatewayProtocol] = set()
+        self._lifecycle = Lifecycle()
+
+    def load_wsgi(self) -> None:
+        """Leave the application to _serve(): its links need the running loop."""
+
+    def init_process(self) -> None:
+        """Tell this process apart in the log, then run."""
+        settings = self._configuration.settings.log
+        logs.setup(f"cortex.{self.age}", format=settings.format, level=settings.level)
+        super().init_process()
+
+    def init_signals(self) -> None:
+        """Stop gracefully also on SIGINT, which a terminal sends to everybody; SIGQUIT is for hurry."""
+        super().init_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._stop = asyncio.Event()
+        self.loop.add_signal_handler(signal.SIGTERM, self.handle_exit_signal)
+        self.loop.add_signal_handler(signal.SIGINT, self.handle_exit_signal)
+
+    def handle_exit_signal(self) -> None:
+        """Begin to stop."""
+        self.alive = False
+        self._stop.set()
+
+    def handle_quit_signal(self) -> None:
+        """Begin to stop, or go on with it, without waiting for running requests."""
+        self._quick_shutdown = True
+        self.handle_exit_signal()
+
+    async def _serve(self) -> None:
+        configuration = self._configuration
+        fleet = BusFleet(configuration.settings, configuration.catalogue, created=configuration.created)
+        try:
+            await fleet.open()
+            self.asgi = create_app(configuration.settings, fleet, configuration.admin_keys, self._lifecycle)
+            for listener in self.sockets:
+                self.servers.append(await self.loop.create_server(lambda: GatewayProtocol(self), sock=listener.sock))
+            while self.alive and self.ppid == os.getppid():
+                self.notify()
+                try:
+                    await asyncio.wait_for(self._stop.wait(), 1.0)
+                except TimeoutError:
+                    continue
+            await self._drain(self.asgi, fleet)
+        finally:
+            await fleet.close()
+
+    async def _drain(self, front: Front, fleet: BusFleet) -> None:
+        """Stop accepting; wait for running requests up to drain_s; end the rest with an error of their dialect."""
+        self.alive = False  # also when the arbiter is gone
+        self._lifecycle.is_stopping = True
+        for server in self.servers:
+            server.close()
+        drain_s = self._configuration.settings.gateway.drain_s
+        if front.active:
+            log.info("waiting for running requests", extra=fields(requests=len(front.active), drain_s=drain_s))
+        await self._wait_until_idle(front, drain_s, is_hurried=True)
+        if front.active:
+            log.warning("ending requests that still run", extra=fields(requests=len(front.active)))
+            fleet.jobs.fail_all(RequestError(Code.SHUTTING_DOWN, "this gateway is being stopped", retriable=True))
+            await self._wait_until_idle(front, LAST_WORDS_S, is_hurried=False)
+        for connection in list(self.connections):
+            connection.close_idle()
+
+    async def _wait_until_idle(self, front: Front, limit_s: float, *, is_hurried: bool) -> None:
+        """Return when no request runs, after `limit_s`, or (`is_hurried`) at a signal to hurry."""
+        ends_at = self.loop.time() + limit_s
+        while front.active and self.loop.time() < ends_at and not (is_hurried and self._quick_shutdown):
+            self.notify()
+            for connection in list(self.connections):
+                connection.close_idle()
+            await asyncio.sleep(0.05)
+
+
+class GunicornLog:
+    """What gunicorn logs, through our logging; its routine news are debug, our own lines tell them better."""
+
+    access_log_enabled = False
+
+    def __init__(self, cfg: Any) -> None:
+        self.cfg = cfg
+        self._log = logging.getLogger("gunicorn")
+
+    def setup(self, cfg: Any) -> None:
+        """Take new settings, of which none matter here."""
+        self.cfg = cfg
+
+    def debug(self, message: str, *args: Any, **kwargs: Any) -> None:
+        """Log at debug."""
+        self._log.debug(message, *args, **kwargs)
+
+    info = debug
+
+    def warning(self, message: str, *args: Any, **kwargs: Any) -> None:
+        """Log a warning."""
+        self._log.warning(message, *args, **kwargs)
+
+    def error(self, message: str, *args: Any, **kwargs: Any) -> None:
+        """Log an error."""
+        self._log.error(message, *args, **kwargs)
+
+    def critical(self, message: str, *args: Any, **kwargs: Any) -> None:
+        """Log what ends a process."""
+        self._log.critical(message, *args, **kwargs)
+
+    def exception(self, message: str, *args: Any, **kwargs: Any) -> None:
+        """Log an error with its traceback."""
+        self._log.exception(message, *args, **kwargs)
+
+    def access(self, *_: Any) -> None:
+        """Log nothing: the exchange writes the one line of a request."""
+
+    def reopen_files(self) -> None:
+        """Do nothing: the log goes to stderr."""
+
+    def close_on_exec(self) -> None:
+        """Do nothing: stderr is to be inherited."""
