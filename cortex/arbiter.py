@@ -1,37 +1,26 @@
 """`cortex serve`: gunicorn's arbiter and ASGI worker, with our configuration, our stop and our log."""
 
-import asyncio
 import errno
 import logging
 import math
 import os
-import signal
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.sock import TCP6Socket, TCPSocket
-from gunicorn.workers.gasgi import ASGIWorker
 
 from common import log as logs
-from common.catalogue import Catalogue, find_catalogue, load_catalogue
-from common.errors import Code, ConfigError, RequestError
+from common.errors import ConfigError
 from common.log import fields
-from cortex.api.front import Front
-from cortex.api.protocol import GatewayProtocol
-from cortex.api.status import Lifecycle
-from cortex.app import create_app
-from cortex.fleet.fleet import BusFleet
-from cortex.settings import CortexSettings, admin_keys, load_settings
+from cortex.configuration import Configuration
+from cortex.worker import LAST_WORDS_S, GatewayWorker
 
 log = logging.getLogger("cortex")
 
-LAST_WORDS_S = 2.0
-"""After the drain, for the error events of what still ran to go out."""
 WATCHDOG_S = 30.0
 """A gateway process whose loop stands still for longer than a stop may take, and this, is replaced."""
 
@@ -56,19 +45,6 @@ def serve(config_file: Path) -> int:
             raise  # a gateway process that ends; its parent's caller is not its own
         return stop.code if isinstance(stop.code, int) else 1
     return 0
-
-
-class Configuration:
-    """All that the files say, read once, before any process is forked."""
-
-    def __init__(self, config_file: Path) -> None:
-        """Raise ConfigError if anything in them is unusable."""
-        self.file = config_file
-        self.settings: CortexSettings = load_settings(config_file)
-        self.admin_keys = admin_keys(self.settings, config_file)
-        models_file = find_catalogue(config_file, self.settings.models_config)
-        self.catalogue = Catalogue() if models_file is None else load_catalogue(models_file)
-        self.created = int(time.time())
 
 
 def _listen(configuration: Configuration) -> socket.socket:
@@ -160,88 +136,6 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
     def handle_usr2(self) -> None:
         """Do nothing: gunicorn would start a second server from its own command line."""
         log.info("SIGUSR2 is ignored")
-
-
-class GatewayWorker(ASGIWorker):  # type: ignore[misc]
-    """One gateway process."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._configuration: Configuration = self.app.configuration
-        self.max_body = self._configuration.settings.gateway.max_body_mb * 2**20
-        self.connections: set[GatewayProtocol] = set()
-        self._lifecycle = Lifecycle()
-
-    def load_wsgi(self) -> None:
-        """Leave the application to _serve(): its links need the running loop."""
-
-    def init_process(self) -> None:
-        """Tell this process apart in the log, then run."""
-        settings = self._configuration.settings.log
-        logs.setup(f"cortex.{self.age}", format=settings.format, level=settings.level)
-        super().init_process()
-
-    def init_signals(self) -> None:
-        """Stop gracefully also on SIGINT, which a terminal sends to everybody; SIGQUIT is for hurry."""
-        super().init_signals()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self._stop = asyncio.Event()
-        self.loop.add_signal_handler(signal.SIGTERM, self.handle_exit_signal)
-        self.loop.add_signal_handler(signal.SIGINT, self.handle_exit_signal)
-
-    def handle_exit_signal(self) -> None:
-        """Begin to stop."""
-        self.alive = False
-        self._stop.set()
-
-    def handle_quit_signal(self) -> None:
-        """Begin to stop, or go on with it, without waiting for running requests."""
-        self._quick_shutdown = True
-        self.handle_exit_signal()
-
-    async def _serve(self) -> None:
-        configuration = self._configuration
-        fleet = BusFleet(configuration.settings, configuration.catalogue, created=configuration.created)
-        try:
-            await fleet.open()
-            self.asgi = create_app(configuration.settings, fleet, configuration.admin_keys, self._lifecycle)
-            for listener in self.sockets:
-                self.servers.append(await self.loop.create_server(lambda: GatewayProtocol(self), sock=listener.sock))
-            while self.alive and self.ppid == os.getppid():
-                self.notify()
-                try:
-                    await asyncio.wait_for(self._stop.wait(), 1.0)
-                except TimeoutError:
-                    continue
-            await self._drain(self.asgi, fleet)
-        finally:
-            await fleet.close()
-
-    async def _drain(self, front: Front, fleet: BusFleet) -> None:
-        """Stop accepting; wait for running requests up to drain_s; end the rest with an error of their dialect."""
-        self.alive = False  # also when the arbiter is gone
-        self._lifecycle.is_stopping = True
-        for server in self.servers:
-            server.close()
-        drain_s = self._configuration.settings.gateway.drain_s
-        if front.active:
-            log.info("waiting for running requests", extra=fields(requests=len(front.active), drain_s=drain_s))
-        await self._wait_until_idle(front, drain_s, is_hurried=True)
-        if front.active:
-            log.warning("ending requests that still run", extra=fields(requests=len(front.active)))
-            fleet.jobs.fail_all(RequestError(Code.SHUTTING_DOWN, "this gateway is being stopped", retriable=True))
-            await self._wait_until_idle(front, LAST_WORDS_S, is_hurried=False)
-        for connection in list(self.connections):
-            connection.close_idle()
-
-    async def _wait_until_idle(self, front: Front, limit_s: float, *, is_hurried: bool) -> None:
-        """Return when no request runs, after `limit_s`, or (`is_hurried`) at a signal to hurry."""
-        ends_at = self.loop.time() + limit_s
-        while front.active and self.loop.time() < ends_at and not (is_hurried and self._quick_shutdown):
-            self.notify()
-            for connection in list(self.connections):
-                connection.close_idle()
-            await asyncio.sleep(0.05)
 
 
 class GunicornLog:

@@ -25,4 +25,5 @@ def name_principal(key: str | None, address: str) -> str:
 def is_admin(key: str | None, admin_keys: Iterable[str]) -> bool:
     """Compare with every admin key, in a time that does not tell how much of one was right."""
     sent = (key or "").encode()
-    return any([hmac.compare_digest(sent, known.encode()) for known in admin_keys])
+    matches = [hmac.compare_digest(sent, known.encode()) for known in admin_keys]
+    return any(matches)

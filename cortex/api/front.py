@@ -31,7 +31,13 @@ class Front:
     request streams, waits for its whole reply, or has not begun.
     """
 
-    def __init__(self, app: falcon.asgi.App, *, max_body: int, admin_keys: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: "falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]",
+        *,
+        max_body: int,
+        admin_keys: frozenset[str],
+    ) -> None:
         """`max_body`: bytes."""
         self._app = app
         self._max_body = max_body
@@ -46,14 +52,14 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or Falcon's lifespan in tests."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)  # type: ignore[arg-type]
+            await self._app(scope, receive, send)
             return
         exchange = scope[SCOPE_KEY] = Exchange(scope)
         self.active.add(exchange)
         try:
             refusal = self._refusal(exchange)
             if refusal is None:
-                await self._app(scope, receive, send)  # type: ignore[arg-type]
+                await self._app(scope, receive, send)
             else:
                 await _send_error(exchange, refusal, send)
         except asyncio.CancelledError:

@@ -77,9 +77,9 @@ class Generate:
             yield self._failure(exchange, stream, error)
         except Exception:
             log.exception("request %s failed in mid-stream", exchange.request_id)
-            error = errors.internal_error()
-            exchange.outcome = error.code.value
-            yield self._failure(exchange, stream, error)
+            defect = errors.internal_error()
+            exchange.outcome = defect.code.value
+            yield self._failure(exchange, stream, defect)
 
     @staticmethod
     def _failure(exchange: Exchange, stream: Stream, error: RequestError) -> bytes:

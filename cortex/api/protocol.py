@@ -13,7 +13,7 @@ from cortex.api import errors
 IDLE_S = 75.0
 """For the headers of a connection's next request to be complete. gunicorn cancels its own timer before it can fire."""
 LINGER_S = 1.0
-"""How long the rest of a refused body is read and dropped: closing at once would reset the connection under the reply."""
+"""How long the rest of a refused body is read and dropped; closing at once would reset the connection."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -24,6 +24,7 @@ class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
     def __init__(self, worker: Any) -> None:
         super().__init__(worker)
         self._max_body: int = worker.max_body
+        self._closed: bool = False
         self._body_bytes = 0
         self._idle_timer: asyncio.TimerHandle | None = None
         self._is_lingering = False

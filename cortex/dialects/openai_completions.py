@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import orjson
 from msgspec import Meta
 
-from common.messages import StartedItem, Text, TokenIds
+from common.messages import Chat, StartedItem, Text, TokenIds
 from cortex.dialects import openai_fields, sse
 from cortex.dialects.canonical import Generation
 from cortex.dialects.contract import Heading
@@ -85,7 +85,7 @@ class OpenAICompletions:
         return CompletionRequest(fields)
 
 
-def _read_prompt(prompt: str | list[str | int | list[int]]) -> list[Text | TokenIds]:
+def _read_prompt(prompt: str | list[str | int | list[int]]) -> list[Chat | Text | TokenIds]:
     """Return an input for each prompt. Raises RequestError for a list of different things."""
     if isinstance(prompt, str):
         return [Text(text=prompt)]
@@ -98,9 +98,7 @@ def _read_prompt(prompt: str | list[str | int | list[int]]) -> list[Text | Token
         return [TokenIds(ids=ids)]
     if len(lists) == len(prompt) and all(lists):
         return [TokenIds(ids=item) for item in lists]
-    raise invalid_value(
-        "prompt", "text, a list of texts, a list of token ids, or a list of non-empty lists of token ids"
-    )
+    raise invalid_value("prompt", "text, a list of texts, a list of token ids, or a list of lists of token ids")
 
 
 class CompletionStream:

@@ -1,4 +1,4 @@
-"""Checks chat messages. They go on as the client wrote them; only the role `developer` is spelled `system` for templates."""
+"""Checks chat messages. They go on as the client wrote them; only `developer` is spelled `system` for templates."""
 
 from typing import Any
 

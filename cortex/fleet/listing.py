@@ -43,9 +43,8 @@ def _entry(model: str, nodes: list[Node], catalogue: Catalogue, created: int) ->
     status = _status([m for _, m in here])
     entry: dict[str, Any] = {"id": model, "object": "model", "created": created, "owned_by": OWNER, "status": status}
     profile = catalogue.profile(model)
-    contexts = [
-        m.context for _, m in known if m.context is not None and (m.status == "loaded") == (status["value"] == "loaded")
-    ]
+    sizes = [m for _, m in known if m.status == "loaded"] or [m for _, m in known]
+    contexts = [m.context for m in sizes if m.context is not None]
     context = min(contexts, default=profile.context if profile is not None else None)
     if context is not None:
         entry["meta"] = {"n_ctx": context}

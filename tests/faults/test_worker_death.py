@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.support.fake_engine import write_model
-from tests.support.harness import Gateway, Neuron
+from tests.support.harness import Gateway, Neuron, wait_gone
 from tests.support.streams import Stream, chat
 
 TWO_DEVICES = [{"kind": "cpu", "memory_mb": 1024, "threads": 1}, {"kind": "cpu", "memory_mb": 1024, "threads": 1}]
@@ -160,8 +160,7 @@ def test_a_killed_supervisor_leaves_no_process_behind(fleet: tuple[Neuron, Gatew
     stream = Stream(f"{gateway.url}/v1/chat/completions", chat("left", "x", max_tokens=5000))
     assert stream.started.wait(10)
     neuron.kill(signal.SIGKILL)
-    _, alive = psutil.wait_procs(children, timeout=1.0)
-    assert alive == []
+    assert wait_gone(children, 1.0) == []
     reading = stream.finish(30)
     assert reading.error is not None
     assert not reading.done

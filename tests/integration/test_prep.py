@@ -106,7 +106,7 @@ def test_a_chat_is_rendered_with_the_models_own_template(prep: Prep) -> None:
     answer = prep.prepare(chat("Hello"), max_tokens=10)
     assert isinstance(answer, Prepared)
     assert answer.max_tokens == 10
-    # <|im_start|> is one token, which only a parsed template gives; the demo model's template adds a system turn itself.
+    # The marker is one token only where the template's text is read as control tokens.
     text = prep.prepare(Text(text="<|im_start|>"))
     assert isinstance(text, Prepared)
     assert text.tokens[0] in answer.tokens

@@ -32,6 +32,24 @@ ADMIN_KEY = "test-admin-key-0123456789"
 START_S = 30.0
 
 
+def wait_gone(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Wait for processes to end and return those that have not; one that only its parent has not reaped has ended."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = [p for p in processes if is_alive(p)]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.01)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Say whether a process still runs."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def free_port() -> int:
     """Return a TCP port that is free now."""
     with socket.socket() as probe:
@@ -83,7 +101,7 @@ class Daemon:
             status = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             status = None
-        _, left = psutil.wait_procs(family, timeout=2.0)
+        left = wait_gone(family, 2.0)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -1,0 +1,111 @@
+"""One gateway process: gunicorn's ASGI worker with our start and our stop."""
+
+import asyncio
+import logging
+import os
+import signal
+from typing import Any
+
+from gunicorn.workers.gasgi import ASGIWorker
+
+from common import log as logs
+from common.errors import Code, RequestError
+from common.log import fields
+from cortex.api.front import Front
+from cortex.api.protocol import GatewayProtocol
+from cortex.api.status import Lifecycle
+from cortex.app import create_app
+from cortex.configuration import Configuration
+from cortex.fleet.fleet import BusFleet
+
+log = logging.getLogger("cortex")
+
+LAST_WORDS_S = 2.0
+"""After the drain, for the error events of what still ran to go out."""
+
+
+class GatewayWorker(ASGIWorker):  # type: ignore[misc]
+    """One gateway process."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._configuration: Configuration = self.app.configuration
+        self.max_body = self._configuration.settings.gateway.max_body_mb * 2**20
+        self.connections: set[GatewayProtocol] = set()
+        self._lifecycle = Lifecycle()
+
+    def load_wsgi(self) -> None:
+        """Leave the application to _serve(): its links need the running loop."""
+
+    def init_process(self) -> None:
+        """Tell this process apart in the log, then run."""
+        settings = self._configuration.settings.log
+        logs.setup(f"cortex.{self.age}", format=settings.format, level=settings.level)
+        super().init_process()
+
+    def init_signals(self) -> None:
+        """Stop gracefully also on SIGINT, which a terminal sends to everybody; SIGQUIT is for hurry."""
+        super().init_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._stop = asyncio.Event()
+        self.loop.add_signal_handler(signal.SIGTERM, self.handle_exit_signal)
+        self.loop.add_signal_handler(signal.SIGINT, self.handle_exit_signal)
+
+    def handle_exit_signal(self) -> None:
+        """Begin to stop."""
+        self.alive = False
+        self._stop.set()
+
+    def handle_quit_signal(self) -> None:
+        """Begin to stop, or go on with it, without waiting for running requests."""
+        self._quick_shutdown = True
+        self.handle_exit_signal()
+
+    async def _serve(self) -> None:
+        configuration = self._configuration
+        fleet = BusFleet(configuration.settings, configuration.catalogue, created=configuration.created)
+        try:
+            await fleet.open()
+            self.asgi = create_app(configuration.settings, fleet, configuration.admin_keys, self._lifecycle)
+            for listener in self.sockets:
+                self.servers.append(await self.loop.create_server(lambda: GatewayProtocol(self), sock=listener.sock))
+            while self.alive and self.ppid == os.getppid():
+                self.notify()
+                try:
+                    await asyncio.wait_for(self._stop.wait(), 1.0)
+                except TimeoutError:
+                    continue
+            await self._drain(self.asgi, fleet)
+        finally:
+            await fleet.close()
+
+    async def _drain(self, front: Front, fleet: BusFleet) -> None:
+        """Stop accepting; wait for running requests up to drain_s; end the rest with an error of their dialect."""
+        self.alive = False  # also when the arbiter is gone
+        self._lifecycle.is_stopping = True
+        for server in self.servers:
+            server.close()
+        drain_s = self._configuration.settings.gateway.drain_s
+        if front.active:
+            log.info("waiting for running requests", extra=fields(requests=len(front.active), drain_s=drain_s))
+        await self._wait_until_idle(front, drain_s, is_hurried=True)
+        if front.active:
+            log.warning("ending requests that still run", extra=fields(requests=len(front.active)))
+            fleet.jobs.fail_all(RequestError(Code.SHUTTING_DOWN, "this gateway is being stopped", retriable=True))
+            await self._wait_until_idle(front, LAST_WORDS_S, is_hurried=False)
+        ends_at = self.loop.time() + LAST_WORDS_S
+        while self.connections and self.loop.time() < ends_at:
+            self._close_idle()  # what has been written is still sent
+            await asyncio.sleep(0.02)
+
+    async def _wait_until_idle(self, front: Front, limit_s: float, *, is_hurried: bool) -> None:
+        """Return when no request runs, after `limit_s`, or (`is_hurried`) at a signal to hurry."""
+        ends_at = self.loop.time() + limit_s
+        while front.active and self.loop.time() < ends_at and not (is_hurried and self._quick_shutdown):
+            self.notify()
+            self._close_idle()
+            await asyncio.sleep(0.02)
+
+    def _close_idle(self) -> None:
+        for connection in list(self.connections):
+            connection.close_idle()
