@@ -24,13 +24,15 @@ class Exchange:
     """Made when a request arrives, finished exactly once."""
 
     def __init__(self, scope: dict[str, Any]) -> None:
-        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        # ASGI allows iterators here, and Falcon reads them too.
+        headers: list[tuple[bytes, bytes]] = [(name, value) for name, value in scope["headers"]]
+        scope["headers"] = headers
         self.path: str = scope["path"]
         self.method: str = scope["method"]
         self.request_id = _take_request_id(headers)
         self.key = find_key(headers)
-        client = scope.get("client")
-        self.principal = name_principal(self.key, client[0] if client else "local")
+        address, *_ = scope.get("client") or ["local"]
+        self.principal = name_principal(self.key, address)
         self.content_length = _content_length(headers)
         self.status = 0
         """0: no status was sent."""

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 ADMIN_PREFIX = "/fleet"
 
+FalconApp = falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -31,13 +32,7 @@ class Front:
     request streams, waits for its whole reply, or has not begun.
     """
 
-    def __init__(
-        self,
-        app: "falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]",
-        *,
-        max_body: int,
-        admin_keys: frozenset[str],
-    ) -> None:
+    def __init__(self, app: FalconApp, *, max_body: int, admin_keys: frozenset[str]) -> None:
         """`max_body`: bytes."""
         self._app = app
         self._max_body = max_body

@@ -17,6 +17,10 @@ LINGER_S = 1.0
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+# The search for the C parser leaves its result on the class that asks, but it is read from gunicorn's own: asked by a
+# subclass first, the slow parser would be taken without a word.
+ASGIProtocol._check_h1c_protocol_available()
+
 
 class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
     """Adds: a time limit for headers, a bound on unread bodies, 100-continue, lingering close, errors as JSON."""

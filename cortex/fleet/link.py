@@ -141,7 +141,7 @@ class Link:
             self._suspect(f"silent for {silence_s:.1f} s")
 
     def submit(self, jobs: list[Job]) -> bool:
-        """Send jobs of one model; False if the connection takes nothing now. Raises RequestError if they cannot be sent."""
+        """Send jobs of one model; False if the connection takes none now. Raises RequestError for unsendable ones."""
         try:
             is_sent = self._send(Submit(jobs=jobs))
         except (OverflowError, RecursionError):
@@ -155,7 +155,7 @@ class Link:
         return is_sent
 
     def abort(self, keys: list[JobKey]) -> None:
-        """Tell that nobody waits for these jobs. If this gets lost, the next Beat, which does not list them, says it."""
+        """Tell that nobody waits for these jobs. If this gets lost, the next Beat tells it by not listing them."""
         self._send(Abort(jobs=keys))
 
     def ask_load(self, model: str, profile: Profile | None) -> None:

@@ -56,6 +56,8 @@ SWEEP_S = 0.25
 """Between looks at budgets, leases and stalls."""
 PUSH_S = 0.05
 """Partial states are not pushed more often."""
+PUSH_DELAY_S = 0.01
+"""Between a change and its push: making the state must not delay the message that changed it."""
 FULL_PUSH_S = 10.0
 PROBE_SILENCE_S = 3.0
 """The probe says a line a second; NVML may hang in the driver."""
@@ -374,7 +376,8 @@ class Machine:
             self._sweep()
             host.wake_in("sweep", SWEEP_S)
         elif kind == "push":
-            self._is_push_due, self._pushed_at = False, -math.inf
+            self._is_push_due = False
+            self._publish(force=True)
         elif kind == "full-push":
             self._publish(force=True)
             assert self._published is not None
@@ -447,15 +450,13 @@ class Machine:
             self.host.out.append(Exit(0))
 
     def _publish(self, *, force: bool = False) -> None:
-        """Push what has changed to every gateway, at most every PUSH_S."""
+        """Push what has changed to every gateway, or see to it that it is pushed soon."""
         host = self.host
         if not force:
-            if not host.is_dirty or self._is_push_due:
-                return
-            if host.now - self._pushed_at < PUSH_S:
+            if host.is_dirty and not self._is_push_due:
                 self._is_push_due = True
-                host.wake_in("push", self._pushed_at + PUSH_S - host.now)
-                return
+                host.wake_in("push", max(PUSH_DELAY_S, self._pushed_at + PUSH_S - host.now))
+            return
         host.is_dirty = False
         self._pushed_at = host.now
         before = self._published

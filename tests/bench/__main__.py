@@ -2,12 +2,12 @@
 
 import sys
 
-from tests.bench import engine, first_byte, report
+from tests.bench import engine, first_byte, long_prompt, report
 
 
 def main() -> int:
     """Run the benchmarks named on the command line, or all."""
-    benchmarks = {"engine": engine.measure, "first_byte": first_byte.measure}
+    benchmarks = {"engine": engine.measure, "first_byte": first_byte.measure, "long_prompt": long_prompt.measure}
     names = sys.argv[1:] or list(benchmarks)
     unknown = [n for n in names if n not in benchmarks]
     if unknown:

@@ -60,12 +60,11 @@ class Reading:
 class Stream(threading.Thread):
     """One streaming request in a thread; `started` is set with the first content."""
 
-    def __init__(self, url: str, body: dict[str, Any], *, stop_after: int | None = None) -> None:
-        """`stop_after`: drop the connection after so many contents."""
+    def __init__(self, url: str, body: dict[str, Any]) -> None:
         super().__init__(daemon=True)
         self._url = url
         self._body = {**body, "stream": True}
-        self._stop_after = stop_after
+        self._is_wanted = True
         self.reading = Reading()
         self.started = threading.Event()
         self.start()
@@ -80,7 +79,7 @@ class Stream(threading.Thread):
                     return
                 for line in response.iter_lines():
                     self._take(line)
-                    if self._stop_after is not None and len(self.reading.token_times()) >= self._stop_after:
+                    if not self._is_wanted:
                         return
         except httpx.HTTPError as error:
             self.reading.problem = error
@@ -96,6 +95,11 @@ class Stream(threading.Thread):
             self.reading.events.append((time.monotonic(), orjson.loads(line[6:])))
             if self.reading.token_times():
                 self.started.set()
+
+    def stop(self) -> Reading:
+        """Drop the connection with the next line that comes, and return what came until then."""
+        self._is_wanted = False
+        return self.finish()
 
     def finish(self, timeout_s: float = 100.0) -> Reading:
         """Wait for the end and return what came."""

@@ -1,0 +1,171 @@
+"""Replies of the OpenAI dialects, from recorded events."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import Code, RequestError
+from common.messages import EndedItem
+from cortex.api import errors
+from cortex.dialects.contract import Dialect, Heading, Request
+from cortex.dialects.openai_chat import OpenAIChat
+from cortex.dialects.openai_completions import OpenAICompletions
+from cortex.fleet.contract import Events
+from tests.support.fake_fleet import begun, done
+
+HEADING = Heading(id="42", model="real", created=1234)
+
+
+def read(dialect: Dialect, **fields: Any) -> Request:
+    """Read a request of either dialect."""
+    base = {"model": "m", "messages": [{"role": "user", "content": "q"}], "prompt": "q"}
+    return dialect.read(orjson.dumps({**base, **fields}))
+
+
+def chunks(data: bytes) -> list[dict[str, Any]]:
+    """Return the JSON of all events of a complete stream."""
+    events = data.decode().split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    assert all(e.startswith("data: {") for e in events[:-2])
+    return [orjson.loads(e.removeprefix("data: ")) for e in events[:-2]]
+
+
+def stream(request: Request, *batches: Events) -> list[dict[str, Any]]:
+    """Return the chunks for events that come in these batches."""
+    reply = request.stream(HEADING)
+    data = b"".join(reply.feed(batch) for batch in batches)
+    assert reply.is_complete
+    return chunks(data)
+
+
+def whole(request: Request, *batches: Events) -> dict[str, Any]:
+    """Return the body for the same events."""
+    reply = request.body(HEADING)
+    for batch in batches:
+        assert not reply.is_complete
+        reply.feed(batch)
+    assert reply.is_complete
+    body: dict[str, Any] = orjson.loads(reply.render())
+    return body
+
+
+ONE: list[Events] = [[(0, begun(7, 3))], [(0, "Hel")], [(0, "lo"), (0, done(2))]]
+
+
+def test_a_chat_stream_is_role_then_content_then_finish_then_done() -> None:
+    made = stream(read(OpenAIChat(), stream=True), *ONE)
+    assert [c["choices"][0]["delta"] for c in made] == [
+        {"role": "assistant", "content": ""},
+        {"content": "Hel"},
+        {"content": "lo"},
+        {},
+    ]
+    assert [c["choices"][0]["finish_reason"] for c in made] == [None, None, None, "stop"]
+    assert {(c["id"], c["object"], c["created"], c["model"]) for c in made} == {
+        ("chatcmpl-42", "chat.completion.chunk", 1234, "real")
+    }
+    assert made[-1]["timings"]["predicted_n"] == 2
+    assert all("usage" not in c for c in made)
+
+
+def test_usage_comes_last_with_empty_choices_when_asked_for() -> None:
+    made = stream(read(OpenAIChat(), stream=True, stream_options={"include_usage": True}), *ONE)
+    assert made[-1]["choices"] == []
+    assert made[-1]["usage"] == {
+        "prompt_tokens": 7,
+        "completion_tokens": 2,
+        "total_tokens": 9,
+        "prompt_tokens_details": {"cached_tokens": 3},
+    }
+    assert [c["usage"] for c in made[:-1]] == [None] * 4
+    assert ["timings" in c for c in made] == [False] * 4 + [True]
+
+
+def test_a_chat_body_has_message_usage_and_timings() -> None:
+    body = whole(read(OpenAIChat()), *ONE)
+    assert body["object"] == "chat.completion"
+    assert body["choices"] == [
+        {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "logprobs": None, "finish_reason": "stop"}
+    ]
+    assert body["usage"]["total_tokens"] == 9
+    assert body["timings"]["predicted_per_second"] == 100.0
+
+
+@pytest.mark.parametrize(("reason", "finish"), [("stop", "stop"), ("stop_sequence", "stop"), ("length", "length")])
+def test_each_reason_has_its_finish_reason(reason: str, finish: str) -> None:
+    body = whole(read(OpenAIChat()), [(0, begun()), (0, done(0, reason))])
+    assert body["choices"][0]["finish_reason"] == finish
+
+
+def test_a_failure_in_mid_stream_is_an_error_event_without_done() -> None:
+    reply = read(OpenAIChat(), stream=True).stream(HEADING)
+    data = reply.feed([(0, begun()), (0, "Hel")])
+    data += reply.fail(errors.to_openai(RequestError(Code.WORKER_DIED, "gone")))
+    last = data.decode().split("\n\n")[-2]
+    assert orjson.loads(last.removeprefix("data: "))["error"]["code"] == "worker_died"
+    assert b"[DONE]" not in data
+    assert b'finish_reason":"' not in data
+    assert not reply.is_complete
+
+
+def test_echo_comes_before_the_text_streaming_and_not() -> None:
+    request = read(OpenAICompletions(), prompt=["a ", "b "], n=2, echo=True)
+    events: list[Events] = [[(i, begun(2)), (i, f"t{i}"), (i, done(1))] for i in range(4)]
+    body = whole(request, *events)
+    assert [c["text"] for c in body["choices"]] == ["a t0", "a t1", "b t2", "b t3"]
+    assert body["usage"]["prompt_tokens"] == 4, "each prompt counts once"
+    texts = ["", "", "", ""]
+    for chunk in stream(request, *events):
+        texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
+    assert texts == ["a t0", "a t1", "b t2", "b t3"]
+
+
+def test_text_that_looks_like_framing_stays_text() -> None:
+    text = 'x\n\ndata: [DONE]\n\n%s {"a": "\u2028\x00"} 🙂'
+    made = stream(read(OpenAIChat(), stream=True), [(0, begun()), (0, text), (0, done(1))])
+    assert made[1]["choices"][0]["delta"]["content"] == text
+
+
+def fold(made: list[dict[str, Any]], size: int) -> dict[str, Any]:
+    """Put a stream together as a client does."""
+    texts, reasons = [""] * size, [""] * size
+    for chunk in made:
+        for choice in chunk["choices"]:
+            texts[choice["index"]] += choice.get("text", "") + (choice.get("delta", {}).get("content") or "")
+            reasons[choice["index"]] = choice["finish_reason"] or reasons[choice["index"]]
+    return {"texts": texts, "reasons": reasons, "usage": made[-1]["usage"], "timings": made[-1]["timings"]}
+
+
+@given(
+    answers=st.lists(st.tuples(st.lists(st.text(max_size=5), max_size=5), st.sampled_from(["stop", "length"])),
+                     min_size=1, max_size=4),
+    cuts=st.lists(st.integers(1, 4), max_size=10),
+    order=st.randoms(use_true_random=False),
+    dialect=st.sampled_from([OpenAIChat(), OpenAICompletions()]),
+)  # fmt: skip
+def test_folding_the_stream_gives_the_body(
+    answers: list[tuple[list[str], str]], cuts: list[int], order: Any, dialect: Dialect
+) -> None:
+    queues: list[Events] = []
+    for index, (pieces, reason) in enumerate(answers):
+        end: EndedItem = done(len(pieces), reason)
+        queues.append([(index, begun(4, 1)), *((index, p) for p in pieces if p), (index, end)])
+    events: Events = []
+    while any(queues):
+        events.append(order.choice([q for q in queues if q]).pop(0))
+    batches: list[Events] = []
+    for cut in cuts:
+        batches.append(events[:cut])
+        events = events[cut:]
+    batches = [b for b in [*batches, events] if b]
+    request = read(dialect, n=len(answers), stream=True, stream_options={"include_usage": True})
+    body = whole(request, *batches)
+    assert fold(stream(request, *batches), len(answers)) == {
+        "texts": [c["text"] if "text" in c else c["message"]["content"] for c in body["choices"]],
+        "reasons": [c["finish_reason"] for c in body["choices"]],
+        "usage": body["usage"],
+        "timings": body["timings"],
+    }
