@@ -113,6 +113,8 @@ class FakeNeuron:
         self.incarnation = new_incarnation()
         self.models = list(models) or [model_state()]
         self.greets = greets
+        self.mute = False
+        """Says nothing at all."""
         self.answer = "Hello wide world"
         self.on_job: Callable[[str, Job], None] = self.run
         """(gateway, job): what happens to a job that is submitted."""
@@ -153,6 +155,8 @@ class FakeNeuron:
 
     def _receive(self, frames: list[bytes]) -> None:
         gateway, message = frames[0].decode(), decode_to_neuron(frames[1])
+        if self.mute:
+            return
         if isinstance(message, Hello):
             if gateway not in self.gateways:
                 self.gateways.append(gateway)
