@@ -44,6 +44,8 @@ _levels = logging.getLevelNamesMapping()
 
 SOCKET_PATH_BYTES = 107
 """Linux's limit for the path of a unix socket."""
+SOCKET_NAME_BYTES = 24
+"""For /neuron-PID.sock."""
 
 
 class Daemon:
@@ -182,6 +184,16 @@ class Daemon:
             self._post(events.SourceResolved(model, path))
 
 
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(folder)) + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES
+
+
+def _short_temporary_folder() -> str:
+    """Return where temporary files go, unless a socket's path would get too long there."""
+    folder = tempfile.gettempdir()
+    return folder if _fits(Path(folder) / "neuron-xxxxxxxx") else "/tmp"  # noqa: S108 # mkdtemp makes a private one in it
+
+
 def _clean_up(folder: Path, inner: str, *, is_temporary: bool) -> None:
     """Remove the socket, and its folder if that is ours."""
     if is_temporary:
@@ -193,12 +205,12 @@ def _clean_up(folder: Path, inner: str, *, is_temporary: bool) -> None:
 def _runtime_folder(settings: NeuronSettings) -> tuple[Path, bool]:
     """Return a private folder for sockets, and whether it is ours to remove."""
     configured = settings.runtime_dir or os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    folder = Path(configured) if configured else Path(tempfile.mkdtemp(prefix="neuron-"))
+    folder = Path(configured) if configured else Path(tempfile.mkdtemp(prefix="neuron-", dir=_short_temporary_folder()))
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"runtime_dir: {folder}: {error.strerror}") from None
-    if len(os.fsencode(folder)) + 32 > SOCKET_PATH_BYTES:
+    if not _fits(folder):
         raise ConfigError(f"runtime_dir: {folder}: the path is too long for a unix socket; use a shorter one")
     if configured and folder.stat().st_mode & 0o077:
         raise ConfigError(f"runtime_dir: {folder}: must be accessible to its owner only; run: chmod 700 {folder}")

@@ -132,6 +132,7 @@ class Link:
             self._beat_at = now
             if not self._send(Beat(incarnation=self._hello.incarnation, jobs=self._jobs.live(node.name))):
                 self._suspect("the connection is cut")
+                self._is_greeted = False  # the next connection is opened with Hello, whoever is at its other end
             elif now - self._heard_at >= QUIET_S:
                 self._send(Health(request=new_job_id()))
         silence_s = now - self._heard_at

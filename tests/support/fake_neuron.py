@@ -23,6 +23,7 @@ from common.messages import (
     Health,
     HealthReply,
     Hello,
+    HelloWanted,
     Job,
     JobKey,
     Load,
@@ -162,6 +163,8 @@ class FakeNeuron:
                 self.gateways.append(gateway)
             if self.greets:
                 self._send(gateway, self.state())
+        elif gateway not in self.gateways:
+            self._send(gateway, HelloWanted())
         elif isinstance(message, Health):
             self._send(gateway, HealthReply(request=message.request, status="ok"))
         elif isinstance(message, Load):
