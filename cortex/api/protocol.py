@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.http.errors import ParseException
 
 from common.errors import Code, RequestError
 from common.ids import new_request_id
@@ -76,6 +77,16 @@ class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
         if self._body_bytes <= self._max_body:
             self._body_bytes += len(chunk)
             super()._on_body(chunk)
+
+    def _handle_h1c_exception(self, exc: Exception) -> bool:
+        """Answer what the C parser or the header check refuses; gunicorn knows only some of their errors."""
+        if super()._handle_h1c_exception(exc):
+            return True
+        if not isinstance(exc, ValueError | ParseException):
+            return False
+        self._send_error_response(400, str(exc))
+        self._close_transport()
+        return True
 
     def _arm_keepalive_timer(self) -> None:
         self._cancel_idle_timer()

@@ -197,9 +197,13 @@ def test_a_client_that_goes_away_aborts_its_job_within_milliseconds(
     wait_for_log(gateway, "outcome='client gone'")
 
 
-def test_what_is_no_http_is_refused_in_the_envelope(gateway: Gateway) -> None:
+@pytest.mark.parametrize(
+    "request_bytes",
+    [b"NONSENSE\r\n\r\n", b"\x16\x03\x01\x02\r\n\r\n", b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n"],
+)
+def test_what_is_no_http_is_refused_in_the_envelope(gateway: Gateway, request_bytes: bytes) -> None:
     with socket.create_connection(("127.0.0.1", gateway.port)) as client:
-        client.sendall(b"NONSENSE\r\n\r\n")
+        client.sendall(request_bytes)
         reply = b""
         while chunk := client.recv(4096):
             reply += chunk
@@ -286,7 +290,7 @@ def test_a_stop_waits_for_running_requests(tmp_path: Path, number: signal.Signal
             job = neuron.jobs()[0]
             neuron.send(token(job, 0, "last"))
             neuron.send(ended(job, 1))
-            assert [line for line in lines][-1] == "data: [DONE]"
+            assert list(lines)[-1] == "data: [DONE]"
         assert gateway.process.wait(PATIENCE_S) == 0
 
 
