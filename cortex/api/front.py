@@ -22,8 +22,6 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.REQUEST_TOO_LARGE}
-
 
 class Front:
     """The ASGI application: Falcon's, and around it what must happen however a request ends.
@@ -129,7 +127,7 @@ async def _answer_http_error(
     elif status == 405:
         known = RequestError(Code.METHOD_NOT_ALLOWED, f"{path} does not take {req.method}")
     else:
-        known = RequestError(_CODES.get(status, Code.INVALID_VALUE), error.description or error.title or "bad request")
+        known = RequestError(Code.INVALID_VALUE, error.description or error.title or "bad request")
     for name, value in dict(error.headers or {}).items():
         resp.set_header(name, value)
     await _answer_error(req, resp, known, params)

@@ -28,7 +28,6 @@ from common.messages import (
     LoadFailed,
     LoadProgress,
     MemoryView,
-    NodeState,
     Prepared,
     PrepHello,
     Pulse,
@@ -42,23 +41,19 @@ from common.messages import Started as JobsStarted
 from neuron.discovery import Device, ProbeReading, worker_backend_problem
 from neuron.memory.ledger import Ledger
 from neuron.settings import NeuronSettings
-from neuron.supervisor import events, report
+from neuron.supervisor import events
 from neuron.supervisor.admin import Admin
 from neuron.supervisor.child import Child, Happening, UndefinedTransition
 from neuron.supervisor.host import Host
 from neuron.supervisor.instructions import Exit, Instruction, Kill
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.policy import RestartPolicy
+from neuron.supervisor.publisher import Publisher
 from neuron.supervisor.states import State
 from neuron.supervisor.traffic import Traffic
 
 SWEEP_S = 0.25
 """Between looks at budgets, leases and stalls."""
-PUSH_S = 0.05
-"""Partial states are not pushed more often."""
-PUSH_DELAY_S = 0.01
-"""Between a change and its push: making the state must not delay the message that changed it."""
-FULL_PUSH_S = 10.0
 PROBE_SILENCE_S = 3.0
 """The probe says a line a second; NVML may hang in the driver."""
 BACKEND_RETRY_S = 10.0
@@ -110,11 +105,9 @@ class Machine:
         self._placement = Placement(host)
         self._traffic = Traffic(host, self._placement)
         self._admin = Admin(host, self._placement)
+        self._publisher = Publisher(host)
         self._strict = strict
         self._problem_since: dict[str, float] = {}
-        self._published: NodeState | None = None
-        self._pushed_at = -math.inf
-        self._is_push_due = False
         for profile in catalogue.models:
             self._placement.adopt(profile, own=True)
 
@@ -132,7 +125,7 @@ class Machine:
             for child in self._children():
                 if child.story() in str(error):
                     host.out += child.kill_undefined(now)
-        self._publish()
+        self._publisher.settle()
         return host.out
 
     def _apply(self, event: events.Event) -> None:
@@ -189,7 +182,7 @@ class Machine:
         for uuid, problem in host.problems.items():
             host.say("error", "device is unavailable", device=uuid, why=problem)
         host.wake_in("sweep", SWEEP_S)
-        host.wake_in("full-push", FULL_PUSH_S)
+        self._publisher.start()
 
     def _children(self) -> list[Child]:
         return [*self.host.workers.values(), self.host.prep, self.host.probe]
@@ -357,10 +350,8 @@ class Machine:
         else:
             if hello.role == "gateway":
                 host.say("info", "gateway connected", name=hello.name, peer=peer[:8])
-            self._publish(force=True)  # to the others, before this one gets the whole of it
+            self._publisher.introduce(peer)
             host.peers.greet(peer, hello.role, hello.name, host.now)
-            assert self._published is not None
-            host.tell(peer, self._published)
 
     def _forget_peer(self, peer: str, why: str) -> None:
         host = self.host
@@ -376,14 +367,9 @@ class Machine:
             self._sweep()
             host.wake_in("sweep", SWEEP_S)
         elif kind == "push":
-            self._is_push_due = False
-            self._publish(force=True)
-        elif kind == "full-push":
-            self._publish(force=True)
-            assert self._published is not None
-            for peer in host.peers.gateways():
-                host.tell(peer, self._published)
-            host.wake_in("full-push", FULL_PUSH_S)
+            self._publisher.push_change()
+        elif kind == "push-full":
+            self._publisher.push_full()
         elif kind == "child":
             child = next(c for c in self._children() if c.timer == key)
             if child.state in (State.KILLING, State.RELEASING, State.BACKOFF, State.QUARANTINED):
@@ -448,23 +434,3 @@ class Machine:
                 self._happen(child, "stop", "the neuron is stopping")
         if not any(c.is_alive for c in self._children()):
             self.host.out.append(Exit(0))
-
-    def _publish(self, *, force: bool = False) -> None:
-        """Push what has changed to every gateway, or see to it that it is pushed soon."""
-        host = self.host
-        if not force:
-            if host.is_dirty and not self._is_push_due:
-                self._is_push_due = True
-                host.wake_in("push", max(PUSH_DELAY_S, self._pushed_at + PUSH_S - host.now))
-            return
-        host.is_dirty = False
-        self._pushed_at = host.now
-        before = self._published
-        after = report.node_state(host, 1 if before is None else before.seq + 1)
-        change = None if before is None else report.change(before, after)
-        if before is not None and change is None:
-            return
-        self._published = after
-        if change is not None:
-            for peer in host.peers.gateways():
-                host.tell(peer, change)

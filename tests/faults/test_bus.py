@@ -64,7 +64,8 @@ class Peer:
 
     def hello(self) -> NodeState:
         self.send(Hello(version=PROTOCOL_VERSION, incarnation=self.incarnation, role="gateway", name="test"))
-        return self.receive(NodeState)
+        state: NodeState = self.receive(NodeState)
+        return state
 
     def receive(self, *kinds: type, timeout_s: float = 10.0):  # type: ignore[no-untyped-def]
         """Return the next message of one of these kinds."""

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -97,7 +98,7 @@ def test_files_that_cannot_be_served_fail_their_requests_alone(tmp_path: Path) -
     (tmp_path / "cut.gguf").write_bytes(data[: len(data) // 2])
     (tmp_path / "text.gguf").write_text("not a model at all")
     good = {"id": "good", "source": f"file:{DEMO_MODEL}", "context": 512, "kv_tokens": 512}
-    models = [
+    models: list[dict[str, Any]] = [
         good,
         {"id": "cut", "source": "cut.gguf"},
         {"id": "text", "source": f"file:{tmp_path}/text.gguf"},

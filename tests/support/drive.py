@@ -33,6 +33,8 @@ from common.messages import (
     ToNeuron,
     ToPrep,
     ToWorker,
+    Unloaded,
+    UnloadModel,
     WorkerHello,
 )
 from neuron.discovery import Device
@@ -112,7 +114,7 @@ class Drive:
         self.sent: list[tuple[str, ToWorker | ToPrep]] = []
         """(child's name, message)."""
         self.timers: dict[str, float] = {}
-        self.exit: int | None = None
+        self.exits: list[int] = []
         self.tasks: dict[str, tuple[str, Task]] = {}
         """Running at a worker: (device, task) by job."""
         self.holding_back: set[type] = set()
@@ -156,7 +158,7 @@ class Drive:
             case CancelTimer(key):
                 self.timers.pop(key, None)
             case Exit(status):
-                self.exit = status
+                self.exits.append(status)
         return []
 
     def hello(self, incarnation: str) -> WorkerHello:
@@ -181,10 +183,8 @@ class Drive:
                 return [events.WorkerSaid(incarnation, "", self.loaded(model))]
             case Run(tasks=tasks):
                 return [events.WorkerSaid(incarnation, t.gateway, Started(items=[t.started])) for t in tasks]
-        if type(message).__name__ == "UnloadModel":
-            from common.messages import Unloaded
-
-            return [events.WorkerSaid(incarnation, "", Unloaded(model=message.model))]  # type: ignore[union-attr]
+            case UnloadModel(model=model):
+                return [events.WorkerSaid(incarnation, "", Unloaded(model=model))]
         return []
 
     def loaded(self, model: str) -> Loaded:

@@ -377,9 +377,9 @@ def test_a_stop_lets_running_jobs_finish_then_ends_every_child() -> None:
     drive = Drive().start().connect()
     drive.submit(job("a"))
     drive.feed(events.StopAsked())
-    assert drive.exit is None
+    assert drive.exits == []
     drive.finish("a")
-    assert drive.exit == 0
+    assert drive.exits[0] == 0
     assert drive.alive == {}
     assert drive.ends() == {"a": "ended"}
 
@@ -392,7 +392,7 @@ def test_a_stop_fails_what_outlives_the_drain() -> None:
     drive.feed(events.StopAsked())
     drive.pass_time(6.0)
     assert drive.ends() == {"a": "shutting_down", "b": "shutting_down"}
-    assert drive.exit == 0
+    assert drive.exits[0] == 0
 
 
 def test_a_second_stop_ends_everything_at_once() -> None:
@@ -400,7 +400,7 @@ def test_a_second_stop_ends_everything_at_once() -> None:
     drive.submit(job("a"))
     drive.feed(events.StopAsked())
     drive.feed(events.StopAsked())
-    assert drive.exit == 0
+    assert drive.exits[0] == 0
     assert drive.ends() == {"a": "shutting_down"}
 
 
