@@ -238,6 +238,7 @@ class Child:
         (State.STOPPED, "undrain"): _spawn,
         (State.STARTING, "hello"): _come_up,
         (State.STARTING, "drain"): _end,
+        (State.STARTING, "undrain"): _ignore,
         (State.STARTING, "stop"): _end,
         (State.STARTING, "restart"): _end_and_restart,
         (State.STARTING, "stalled"): _kill_stalled,

@@ -38,12 +38,13 @@ from common.messages import (
     WorkerHello,
 )
 from common.messages import Started as JobsStarted
-from neuron.discovery import Device, ProbeReading, worker_backend_problem
+from neuron.discovery import Device, ProbeReading
 from neuron.memory.ledger import Ledger
 from neuron.settings import NeuronSettings
 from neuron.supervisor import events
 from neuron.supervisor.admin import Admin
-from neuron.supervisor.child import Child, Happening, UndefinedTransition
+from neuron.supervisor.child import Child, UndefinedTransition
+from neuron.supervisor.family import Family
 from neuron.supervisor.host import Host
 from neuron.supervisor.instructions import Exit, Instruction, Kill
 from neuron.supervisor.placement import Placement
@@ -56,9 +57,6 @@ SWEEP_S = 0.25
 """Between looks at budgets, leases and stalls."""
 PROBE_SILENCE_S = 3.0
 """The probe says a line a second; NVML may hang in the driver."""
-BACKEND_RETRY_S = 10.0
-"""A worker without its GPU is tried again after this time: the driver may still be coming up after the boot."""
-BACKEND_RETRIES_S = 120.0
 
 
 class Machine:
@@ -106,8 +104,8 @@ class Machine:
         self._traffic = Traffic(host, self._placement)
         self._admin = Admin(host, self._placement)
         self._publisher = Publisher(host)
+        self._family = Family(host, self._placement, self._traffic, self._admin)
         self._strict = strict
-        self._problem_since: dict[str, float] = {}
         for profile in catalogue.models:
             self._placement.adopt(profile, own=True)
 
@@ -122,7 +120,7 @@ class Machine:
             if self._strict:
                 raise
             host.say("error", "undefined transition; killing that child", story=str(error))
-            for child in self._children():
+            for child in self._family.children():
                 if child.story() in str(error):
                     host.out += child.kill_undefined(now)
         self._publisher.settle()
@@ -134,16 +132,16 @@ class Machine:
             case events.Started():
                 self._start()
             case events.ChildSpawned(incarnation, pid):
-                child = self._child(incarnation)
+                child = self._family.find(incarnation)
                 if child is not None:
                     child.pid = pid
                     host.is_dirty = True
             case events.ChildExited(incarnation, cause):
-                child = self._child(incarnation)
+                child = self._family.find(incarnation)
                 if child is not None and child.is_alive:
-                    self._happen(child, "exited", cause)
+                    self._family.happen(child, "exited", cause)
             case events.WorkerSaid(incarnation, gateway, message):
-                child = self._child(incarnation)
+                child = self._family.find(incarnation)
                 if child is not None and child.role == "worker" and child.is_alive:
                     self._worker_said(child, gateway, message)
             case events.PrepSaid(incarnation, said):
@@ -167,9 +165,9 @@ class Machine:
 
     def _start(self) -> None:
         host = self.host
-        for child in self._children():
+        for child in self._family.children():
             if child is not host.probe or any(d.kind == "cuda" for d in host.devices.values()):
-                self._happen(child, "start")
+                self._family.happen(child, "start")
         for model in host.models.values():
             self._placement.inspect(model)
         for name in host.settings.preload:
@@ -184,58 +182,12 @@ class Machine:
         host.wake_in("sweep", SWEEP_S)
         self._publisher.start()
 
-    def _children(self) -> list[Child]:
-        return [*self.host.workers.values(), self.host.prep, self.host.probe]
-
-    def _child(self, incarnation: str) -> Child | None:
-        """Return the child whose present life this is; news of an earlier life are late and dropped."""
-        return next((c for c in self._children() if c.incarnation == incarnation), None)
-
-    def _happen(self, child: Child, what: Happening, detail: str = "") -> None:
-        """Move a child on, and let the parts react to what that means."""
-        instructions, outcome = child.handle(what, self.host.now, detail=detail)
-        host = self.host
-        host.is_dirty = True
-        if what == "exited" and child.role == "worker":
-            # Before a new worker is spawned: its jobs end, its models wait for it.
-            self._traffic.worker_died(child.name, detail)
-            self._placement.worker_died(child.name)
-            host.hellos.pop(child.name, None)
-            host.say("warning" if outcome == "died" else "info", "worker ended", device=child.name, cause=detail)
-        elif what == "exited" and child.role == "prep":
-            host.say("warning" if outcome == "died" else "info", "prep ended", cause=detail)
-            self._traffic.prep_died()
-        host.out += instructions
-        if child.role == "worker":
-            if outcome == "came-up":
-                self._worker_came_up(child)
-            elif child.state in (State.QUARANTINED, State.STOPPED):
-                self._worker_stays_down(child)
-        elif child.role == "prep" and outcome == "came-up":
-            self._placement.prep_came_up()
-            self._traffic.prep_came_up()
-
-    def _worker_came_up(self, child: Child) -> None:
-        self._placement.worker_came_up(child.name)
-        for peer, request in self._admin.restarts.pop(child.name, []):
-            self.host.tell(peer, Done(request=request, text=f"{child.name} has a new worker, pid {child.pid}"))
-
-    def _worker_stays_down(self, child: Child) -> None:
-        host = self.host
-        for model in self._placement.park(child.name):
-            self._traffic.replica_lost(model)
-        for peer, request in self._admin.device_drains.pop(child.name, []):
-            host.tell(peer, Done(request=request, text=f"{child.name} is drained, its worker has ended"))
-        for peer, request in self._admin.restarts.pop(child.name, []):
-            why = host.why_not(child.name) or "its worker was stopped"
-            host.tell(peer, Refused(request=request, code=Code.DEVICE_UNAVAILABLE, message=f"{child.name}: {why}"))
-
     def _worker_said(self, child: Child, gateway: str, message: FromWorker) -> None:
         host, device = self.host, child.name
         child.note_progress(host.now)
         match message:
             case WorkerHello():
-                self._greet_worker(child, message)
+                self._family.greet(child, message)
             case Pulse():
                 host.is_dirty |= child.phase != message.phase
                 child.note_progress(host.now, steps=message.steps, phase=message.phase)
@@ -260,24 +212,6 @@ class Machine:
             case MemoryView() | CacheCleared():
                 self._admin.worker_answered(device, message)
 
-    def _greet_worker(self, child: Child, hello: WorkerHello) -> None:
-        """Accept a worker that owns its device; a GPU worker without a GPU never serves, and never from the CPU."""
-        host = self.host
-        problem = worker_backend_problem(host.devices[child.name], hello)
-        if problem is None:
-            if self._problem_since.pop(child.name, None) is not None:
-                host.problems.pop(child.name, None)
-            host.hellos[child.name] = hello
-            self._happen(child, "hello")
-            return
-        since = self._problem_since.setdefault(child.name, host.now)
-        if child.name not in host.problems:
-            host.say("error", "device is unavailable", device=child.name, why=problem)
-        host.problems[child.name] = problem
-        self._happen(child, "stop", problem)
-        if host.now - since < BACKEND_RETRIES_S:
-            host.wake_in(f"backend:{child.name}", BACKEND_RETRY_S)
-
     def _prep_said(self, message: FromPrep) -> None:
         host = self.host
         host.prep.note_progress(
@@ -285,7 +219,7 @@ class Machine:
         )
         match message:
             case PrepHello():
-                self._happen(host.prep, "hello")
+                self._family.happen(host.prep, "hello")
             case Inspected() | InspectFailed():
                 model = self._placement.inspected(message)
                 if model is not None:
@@ -301,20 +235,11 @@ class Machine:
         first = host.probe.state is State.STARTING
         host.probe.note_progress(host.now, steps=host.probe.steps + 1)
         if first:
-            self._happen(host.probe, "hello")
+            self._family.happen(host.probe, "hello")
         if host.reading != reading:
             host.reading = reading
             host.is_dirty |= bool(reading.devices)
-        for uuid, worker in host.workers.items():
-            if worker.state is State.RELEASING and self._is_memory_free(uuid, reading):
-                self._happen(worker, "memory-free")
-
-    def _is_memory_free(self, uuid: str, reading: ProbeReading) -> bool:
-        """Say whether a reading from after the worker's end shows its memory released."""
-        device = next((g for g in reading.devices if g.uuid == self.host.devices[uuid].visible), None)
-        if device is None:
-            return False
-        return self.host.workers[uuid].pid not in device.processes
+        self._family.release(reading)
 
     def _peer_said(self, peer: str, message: ToNeuron) -> None:
         host = self.host
@@ -333,7 +258,7 @@ class Machine:
                 self._traffic.beat(peer, message)
             case _:
                 for device, what in self._admin.handle(peer, message):
-                    self._happen(host.workers[device], what)
+                    self._family.happen(host.workers[device], what)
 
     def _greet_peer(self, peer: str, hello: Hello) -> None:
         host = self.host
@@ -371,12 +296,9 @@ class Machine:
         elif kind == "push-full":
             self._publisher.push_full()
         elif kind == "child":
-            child = next(c for c in self._children() if c.timer == key)
-            if child.state in (State.KILLING, State.RELEASING, State.BACKOFF, State.QUARANTINED):
-                self._happen(child, "timer")
+            self._family.timer_fired(key)
         elif kind == "backend":
-            if host.workers[rest].state is State.STOPPED and rest in host.problems:
-                self._happen(host.workers[rest], "start")
+            self._family.retry_backend(rest)
         elif kind == "question":
             self._admin.question_timed_out(rest)
         elif kind == "drained":
@@ -387,12 +309,12 @@ class Machine:
         self._traffic.sweep()
         for peer in host.peers.silent(host.now):
             self._forget_peer(peer.incarnation, f"silent for {host.now - peer.heard_at:.1f} s")
-        for child in self._children():
+        for child in self._family.children():
             silence = child.stalled_for(host.now)
             if silence is not None:
-                self._happen(child, "stalled", f"no progress for {silence:.1f} s in phase {child.phase}")
+                self._family.happen(child, "stalled", f"no progress for {silence:.1f} s in phase {child.phase}")
         if host.prep.state is State.READY and self._traffic.is_prep_stalled():
-            self._happen(host.prep, "stalled", "it owes an answer for too long")
+            self._family.happen(host.prep, "stalled", "it owes an answer for too long")
 
     def _settle(self) -> None:
         """Finish what waited for the last job: unloads, device drains, the node's drain, the stop."""
@@ -402,7 +324,7 @@ class Machine:
         for device in list(host.draining_devices):
             worker = host.workers[device]
             if worker.state is State.DRAINING and not host.jobs.running_on(device):
-                self._happen(worker, "idle", "drained")
+                self._family.happen(worker, "idle", "drained")
         if host.draining and self._admin.node_drains and not len(host.jobs):
             for peer, request in self._admin.node_drains:
                 host.tell(peer, Done(request=request, text="the node is drained"))
@@ -414,7 +336,7 @@ class Machine:
         host = self.host
         if host.stopping:
             self._end_now("asked twice")
-            for child in self._children():
+            for child in self._family.children():
                 if child.is_alive:
                     host.out.append(Kill(child.incarnation, hard=True))
             return
@@ -429,8 +351,8 @@ class Machine:
             self._traffic.fail_all(Code.SHUTTING_DOWN, "this neuron is being stopped")
 
     def _end_children(self) -> None:
-        for child in self._children():
+        for child in self._family.children():
             if child.state not in (State.STOPPED, State.KILLING, State.RELEASING):
-                self._happen(child, "stop", "the neuron is stopping")
-        if not any(c.is_alive for c in self._children()):
+                self._family.happen(child, "stop", "the neuron is stopping")
+        if not any(c.is_alive for c in self._family.children()):
             self.host.out.append(Exit(0))

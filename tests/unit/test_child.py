@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from neuron.settings import RestartSettings, WatchdogSettings
-from neuron.supervisor.child import Child, UndefinedTransition
+from neuron.supervisor.child import Child, Happening, UndefinedTransition
 from neuron.supervisor.instructions import Kill, SetTimer, Spawn
 from neuron.supervisor.policy import RestartPolicy
 from neuron.supervisor.states import State
@@ -156,3 +156,11 @@ def test_an_undefined_pair_raises_with_the_story() -> None:
 @pytest.mark.parametrize(("deaths", "delay"), [(0, 0.0), (1, 0.0), (2, 1.0), (3, 2.0), (4, 4.0), (6, 8.0), (9, None)])
 def test_the_backoff_doubles_up_to_its_cap(deaths: int, delay: float | None) -> None:
     assert RestartPolicy(1.0, 8.0, 9, 60.0).delay_s(deaths) == delay
+
+
+@pytest.mark.parametrize("what", ["drain", "undrain", "stop", "restart"])
+@pytest.mark.parametrize("state", list(State))
+def test_what_an_admin_may_ask_at_any_time_is_defined_in_every_state(state: State, what: Happening) -> None:
+    child = make_child()
+    child.state = state
+    child.handle(what, 1.0)

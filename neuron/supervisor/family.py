@@ -1,0 +1,115 @@
+"""The supervisor's children: moves each through its life, and has the other parts react to what that means."""
+
+from common.errors import Code
+from common.messages import Done, Refused, WorkerHello
+from neuron.discovery import ProbeReading, worker_backend_problem
+from neuron.supervisor.admin import Admin
+from neuron.supervisor.child import Child, Happening
+from neuron.supervisor.host import Host
+from neuron.supervisor.placement import Placement
+from neuron.supervisor.states import State
+from neuron.supervisor.traffic import Traffic
+
+BACKEND_RETRY_S = 10.0
+"""A worker without its GPU is tried again after this time: the driver may still be coming up after the boot."""
+BACKEND_RETRIES_S = 120.0
+
+
+class Family:
+    """Workers, prep and probe."""
+
+    def __init__(self, host: Host, placement: Placement, traffic: Traffic, admin: Admin) -> None:
+        self._host = host
+        self._placement = placement
+        self._traffic = traffic
+        self._admin = admin
+        self._problem_since: dict[str, float] = {}
+
+    def children(self) -> list[Child]:
+        """Return the workers, prep and the probe."""
+        return [*self._host.workers.values(), self._host.prep, self._host.probe]
+
+    def find(self, incarnation: str) -> Child | None:
+        """Return the child whose present life this is; news of an earlier life are late and dropped."""
+        return next((c for c in self.children() if c.incarnation == incarnation), None)
+
+    def happen(self, child: Child, what: Happening, detail: str = "") -> None:
+        """Move a child on, and let the parts react to what that means."""
+        instructions, outcome = child.handle(what, self._host.now, detail=detail)
+        host = self._host
+        host.is_dirty = True
+        if what == "exited" and child.role == "worker":
+            # Before a new worker is spawned: its jobs end, its models wait for it.
+            self._traffic.worker_died(child.name, detail)
+            self._placement.worker_died(child.name)
+            host.hellos.pop(child.name, None)
+            host.say("warning" if outcome == "died" else "info", "worker ended", device=child.name, cause=detail)
+        elif what == "exited" and child.role == "prep":
+            host.say("warning" if outcome == "died" else "info", "prep ended", cause=detail)
+            self._traffic.prep_died()
+        host.out += instructions
+        if child.role == "worker":
+            if outcome == "came-up":
+                self._worker_came_up(child)
+            elif child.state in (State.QUARANTINED, State.STOPPED):
+                self._worker_stays_down(child)
+        elif child.role == "prep" and outcome == "came-up":
+            self._placement.prep_came_up()
+            self._traffic.prep_came_up()
+
+    def _worker_came_up(self, child: Child) -> None:
+        self._placement.worker_came_up(child.name)
+        for peer, request in self._admin.restarts.pop(child.name, []):
+            self._host.tell(peer, Done(request=request, text=f"{child.name} has a new worker, pid {child.pid}"))
+
+    def _worker_stays_down(self, child: Child) -> None:
+        host = self._host
+        for model in self._placement.park(child.name):
+            self._traffic.replica_lost(model)
+        for peer, request in self._admin.device_drains.pop(child.name, []):
+            host.tell(peer, Done(request=request, text=f"{child.name} is drained, its worker has ended"))
+        for peer, request in self._admin.restarts.pop(child.name, []):
+            why = host.why_not(child.name) or "its worker was stopped"
+            host.tell(peer, Refused(request=request, code=Code.DEVICE_UNAVAILABLE, message=f"{child.name}: {why}"))
+
+    def greet(self, child: Child, hello: WorkerHello) -> None:
+        """Accept a worker that owns its device; a GPU worker without a GPU never serves, and never from the CPU."""
+        host = self._host
+        problem = worker_backend_problem(host.devices[child.name], hello)
+        if problem is None:
+            if self._problem_since.pop(child.name, None) is not None:
+                host.problems.pop(child.name, None)
+            host.hellos[child.name] = hello
+            self.happen(child, "hello")
+            return
+        since = self._problem_since.setdefault(child.name, host.now)
+        if child.name not in host.problems:
+            host.say("error", "device is unavailable", device=child.name, why=problem)
+        host.problems[child.name] = problem
+        self.happen(child, "stop", problem)
+        if host.now - since < BACKEND_RETRIES_S:
+            host.wake_in(f"backend:{child.name}", BACKEND_RETRY_S)
+
+    def _is_memory_free(self, uuid: str, reading: ProbeReading) -> bool:
+        """Say whether a reading from after the worker's end shows its memory released."""
+        device = next((g for g in reading.devices if g.uuid == self._host.devices[uuid].visible), None)
+        if device is None:
+            return False
+        return self._host.workers[uuid].pid not in device.processes
+
+    def release(self, reading: ProbeReading) -> None:
+        """Let go on the workers whose dead predecessor's memory a reading shows to be free."""
+        for uuid, worker in self._host.workers.items():
+            if worker.state is State.RELEASING and self._is_memory_free(uuid, reading):
+                self.happen(worker, "memory-free")
+
+    def timer_fired(self, key: str) -> None:
+        """Move the child on whose timer this is; one that was set for an earlier state is void."""
+        child = next(c for c in self.children() if c.timer == key)
+        if child.state in (State.KILLING, State.RELEASING, State.BACKOFF, State.QUARANTINED):
+            self.happen(child, "timer")
+
+    def retry_backend(self, device: str) -> None:
+        """Try a worker again that came up without its GPU."""
+        if self._host.workers[device].state is State.STOPPED and device in self._host.problems:
+            self.happen(self._host.workers[device], "start")
