@@ -190,10 +190,11 @@ class Lane:
         while self.slots.seated:
             seated = self.slots.seated
             chunk_tokens = CHUNK_TOKENS
-            prompt = next((g for g in seated if not g.is_decoding), None)
-            if budget_s is not None and prompt is not None:
-                decodes = any(g.is_decoding for g in seated)
-                chunk_tokens = self._pace.chunk(prompt.position, budget_s, decodes=decodes)
+            prompts = [g for g in seated if not g.is_decoding]
+            if budget_s is not None and prompts:
+                pending = sum(g.pending for g in prompts)
+                decodes = len(seated) - len(prompts)
+                chunk_tokens = self._pace.chunk(prompts[0].position, pending, budget_s, decodes)
             batch = plan(seated, self.slots.cells - self.slots.used, chunk_tokens)
             if batch is not None:
                 return batch

@@ -6,10 +6,18 @@ from typing import NamedTuple
 from neuron.worker.engine import CHUNK_TOKENS, Chunk
 from neuron.worker.generation import Generation
 
-FIRST_CHUNK = 64
-"""Prompt tokens of a timed step while the model's speed is not known."""
+TILE_ROWS = 64
+"""llama.cpp's attention on a CPU works in tiles of so many rows; a batch of fewer costs up to twice as much a row."""
+TILE_BUDGETS = 2.0
+"""How many budgets one tile may take before prompts go in smaller, dearer pieces."""
+FIRST_SMALL = 16
+"""Prompt tokens of a step below the tile while the speed there is not known."""
 MIN_CHUNK = 8
 """A prompt always gets on, also where one token alone takes longer than the budget."""
+OUTLIER = 2.0
+"""A step that took more than so many times what was expected says something of the host, not of the model."""
+_EASE = 0.997
+"""So that a tile a quarter over its limit is tried again, and measured, in one of eighty steps."""
 _FORGET = 0.8
 """Weight of the past with each new measurement."""
 
@@ -58,15 +66,12 @@ def _chunk(generation: Generation, length: int) -> Chunk:
 
 
 class Pace:
-    """How long this model takes for what, learned from the steps themselves.
-
-    A prompt token costs a + b × position seconds, since attention looks back at all that is before it; a and b come
-    from least squares over the recent steps, older ones fading.
-    """
+    """How long this model takes for what, learned from the steps themselves."""
 
     def __init__(self) -> None:
         self._decode_s: float | None = None
-        self._weight = self._x = self._y = self._xx = self._xy = 0.0
+        self._tiled = _Fit()
+        self._small = _Fit()
 
     def observe(self, plan: Plan, seconds: float) -> None:
         """Learn from a step that took `seconds`."""
@@ -78,10 +83,48 @@ class Pace:
             # Never more than half: an estimate from before the others' contexts grew must not make prompts look free.
             seconds -= min(self._decode_s or 0.0, seconds / 2)
         prompts = plan.chunks[plan.decodes :]
-        x = sum((c.position + len(c.tokens) / 2) * len(c.tokens) for c in prompts) / tokens
-        y = seconds / tokens
+        position = sum((c.position + len(c.tokens) / 2) * len(c.tokens) for c in prompts) / tokens
+        fit = self._tiled if plan.decodes + tokens >= TILE_ROWS else self._small
         # Short chunks are dear for what they are, and say little about long ones.
-        weight = min(1.0, tokens / FIRST_CHUNK)
+        fit.add(position, seconds / tokens, min(1.0, tokens / FIRST_SMALL))
+
+    def chunk(self, position: int, pending: int, budget_s: float, decodes: int) -> int:
+        """Return how many of `pending` prompt tokens fit a step of `budget_s` beside `decodes` decode tokens.
+
+        `position` is the first one's.
+        """
+        tile = max(MIN_CHUNK, TILE_ROWS - decodes)
+        tiled_s, small_s = self._tiled.at(position), self._small.at(position)
+        if tiled_s is None:
+            return tile
+        decode_s = (self._decode_s or 0.0) if decodes else 0.0
+        if pending >= tile:
+            fitting = int((budget_s - decode_s) / tiled_s)
+            if fitting >= tile:
+                return min(CHUNK_TOKENS, fitting)
+            if decode_s + tile * tiled_s <= TILE_BUDGETS * budget_s:
+                return tile
+            self._tiled.ease()  # else one slow moment would keep prompts below the tile for good
+        if small_s is None:
+            return FIRST_SMALL
+        # What was learned at another position may be too cheap here, but it is never cheaper than in a tile.
+        return max(MIN_CHUNK, min(tile - 1, int((budget_s - decode_s) / max(small_s, tiled_s))))
+
+
+class _Fit:
+    """What a prompt token costs at a position: a + b × position seconds, since attention looks back at all before it.
+
+    a and b come from least squares over the recent steps, older ones fading.
+    """
+
+    def __init__(self) -> None:
+        self._weight = self._x = self._y = self._xx = self._xy = 0.0
+
+    def add(self, x: float, y: float, weight: float) -> None:
+        """Learn that a token at position `x` took `y` seconds."""
+        known = self.at(x)
+        if known is not None:
+            y = min(y, OUTLIER * known)
         fade = 1.0 - (1.0 - _FORGET) * weight
         self._weight = self._weight * fade + weight
         self._x = self._x * fade + weight * x
@@ -89,20 +132,17 @@ class Pace:
         self._xx = self._xx * fade + weight * x * x
         self._xy = self._xy * fade + weight * x * y
 
-    def token_s(self, position: int) -> float | None:
-        """Return the seconds a prompt token at `position` takes; None if nothing is known."""
+    def ease(self) -> None:
+        """Believe in a little less than was measured."""
+        self._y *= _EASE
+        self._xy *= _EASE
+
+    def at(self, position: float) -> float | None:
+        """Return the seconds a token at `position` takes; None if nothing is known."""
         if self._weight == 0.0:
             return None
         x, y = self._x / self._weight, self._y / self._weight
         spread = self._xx / self._weight - x * x
         # From chunks that all lie close together no slope can be told from noise.
-        slope = (self._xy / self._weight - x * y) / spread if spread > CHUNK_TOKENS**2 / 4 else 0.0
+        slope = (self._xy / self._weight - x * y) / spread if spread > TILE_ROWS**2 else 0.0
         return max(y + max(slope, 0.0) * (position - x), y / 4)
-
-    def chunk(self, position: int, budget_s: float, *, decodes: bool) -> int:
-        """Return how many prompt tokens at `position` fit a step of `budget_s`, beside decode tokens or not."""
-        token_s = self.token_s(position)
-        if token_s is None:
-            return FIRST_CHUNK
-        left_s = budget_s - (self._decode_s or 0.0) if decodes else budget_s
-        return max(MIN_CHUNK, min(CHUNK_TOKENS, int(left_s / token_s)))
