@@ -8,8 +8,8 @@ from neuron.worker.generation import Generation
 
 TILE_ROWS = 64
 """llama.cpp's attention on a CPU works in tiles of so many rows; a batch of fewer costs up to twice as much a row."""
-TILE_BUDGETS = 2.0
-"""How many budgets one tile may take before prompts go in smaller, dearer pieces."""
+TILE_BUDGETS = 3.5
+"""How many budgets one tile may take before prompts go in smaller pieces, which cost two to three times as much."""
 FIRST_SMALL = 16
 """Prompt tokens of a step below the tile while the speed there is not known."""
 MIN_CHUNK = 8
