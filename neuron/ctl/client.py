@@ -11,7 +11,16 @@ from common.codec import decode_from_neuron, encode
 from common.endpoint import Endpoint
 from common.errors import Code, HelexaError
 from common.ids import new_incarnation, new_request_id
-from common.messages import PROTOCOL_VERSION, FromNeuron, Hello, HelloWanted, NodeState, Progress, Refused
+from common.messages import (
+    PROTOCOL_VERSION,
+    FromNeuron,
+    Hello,
+    HelloWanted,
+    NodeState,
+    Progress,
+    Refused,
+    Version,
+)
 from common.sockets import bus_dealer
 
 R = TypeVar("R")
@@ -54,59 +63,56 @@ class NeuronClient:
         reply: type[R],
         *,
         progressed: Callable[[Progress], None] = lambda _: None,
-        patience_s: float | None = None,
     ) -> R:
-        """Send `question(request id)` and return its reply.
+        """Send `question(request id)` and return its reply, however long that takes while the neuron is alive.
 
-        `patience_s`: silence that is accepted once the neuron has been heard; None: the client's timeout.
-        Raises NoAnswer, RequestRefused.
+        Raises NoAnswer, RequestRefused, ProtocolError.
         """
         request = new_request_id()
         deadline = time.monotonic() + self._timeout_s
         if not self._is_greeted:
             hello = Hello(version=PROTOCOL_VERSION, incarnation=self._incarnation, role="admin", name="neuronctl")
             self._send(hello, deadline)
-            self._await(lambda m: m if isinstance(m, NodeState) else None, deadline)
+            while not isinstance(self._receive(deadline, request), NodeState):
+                pass
             self._is_greeted = True
         self._send(question(request), deadline)
-        patience = self._timeout_s if patience_s is None else patience_s
+        deadline, is_probed = time.monotonic() + self._timeout_s, False
+        while True:
+            if not is_probed and not self._poll(deadline - self._timeout_s / 2, zmq.POLLIN):
+                is_probed = True
+                self._probe()
+            message = self._receive(deadline, request)
+            deadline, is_probed = time.monotonic() + self._timeout_s, False
+            if getattr(message, "request", None) == request:
+                if isinstance(message, reply):
+                    return message
+                if isinstance(message, Progress):
+                    progressed(message)
 
-        def pick(message: FromNeuron) -> R | None:
-            if isinstance(message, Progress) and message.request == request:
-                progressed(message)
-            if isinstance(message, reply) and getattr(message, "request", None) == request:
-                return message
-            return None
+    def _probe(self) -> None:
+        # A drain says nothing until it is done, and the state is pushed to gateways only: any reply is a sign of life.
+        if self._socket.poll(0, zmq.POLLOUT):
+            self._socket.send(encode(Version(request=new_request_id())), zmq.DONTWAIT)
 
-        return self._await(pick, time.monotonic() + patience, renew_s=patience, request=request)
+    def _poll(self, deadline: float, event: int) -> bool:
+        return bool(self._socket.poll(max(0, int((deadline - time.monotonic()) * 1000)), event))
 
     def _send(self, message: msgspec.Struct, deadline: float) -> None:
         # With ZMQ_IMMEDIATE a send waits for a connection, so this is where nobody's being there shows.
-        if not self._socket.poll(max(0, int((deadline - time.monotonic()) * 1000)), zmq.POLLOUT):
+        if not self._poll(deadline, zmq.POLLOUT):
             raise self._silence()
         self._socket.send(encode(message), zmq.DONTWAIT)
 
-    def _await(
-        self,
-        pick: Callable[[FromNeuron], R | None],
-        deadline: float,
-        *,
-        renew_s: float | None = None,
-        request: str | None = None,
-    ) -> R:
-        while True:
-            if not self._socket.poll(max(0, int((deadline - time.monotonic()) * 1000)), zmq.POLLIN):
-                raise self._silence()
-            message = decode_from_neuron(self._socket.recv())
-            if isinstance(message, Refused) and message.request in (None, request):
-                raise RequestRefused(message.code, message.message)
-            if isinstance(message, HelloWanted):
-                raise RequestRefused(Code.NEURON_LOST, "the neuron was restarted meanwhile; try again")
-            picked = pick(message)
-            if picked is not None:
-                return picked
-            if renew_s is not None and isinstance(message, Progress):
-                deadline = time.monotonic() + renew_s
+    def _receive(self, deadline: float, request: str) -> FromNeuron:
+        if not self._poll(deadline, zmq.POLLIN):
+            raise self._silence()
+        message = decode_from_neuron(self._socket.recv())
+        if isinstance(message, Refused) and message.request in (None, request):
+            raise RequestRefused(message.code, message.message)
+        if isinstance(message, HelloWanted):
+            raise RequestRefused(Code.NEURON_LOST, "the neuron was restarted meanwhile; try again")
+        return message
 
     def _silence(self) -> NoAnswer:
         return NoAnswer(

@@ -39,8 +39,6 @@ from neuron.ctl.client import NeuronClient, plain
 
 Question = Callable[[str, argparse.Namespace], msgspec.Struct]
 Show = Callable[[Any], None]
-PATIENCE_S = 600.0
-"""A load, a drain or an unload may be silent for so long: it waits for running jobs."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,6 @@ class Command:
     reply: type[Any]
     show: Show
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None
-    patience_s: float | None = None
 
     def run(self, client: NeuronClient, arguments: argparse.Namespace, *, as_json: bool) -> None:
         """Ask, and print the answer."""
@@ -61,7 +58,6 @@ class Command:
                 lambda request: self.question(request, arguments),
                 self.reply,
                 progressed=progressed,
-                patience_s=self.patience_s,
             )
         if as_json:
             print(orjson.dumps(plain(reply), option=orjson.OPT_INDENT_2).decode())
@@ -169,7 +165,6 @@ COMMANDS: dict[str, Command] = {
         Done,
         _show_done,
         _model_and_device,
-        PATIENCE_S,
     ),
     "unload": Command(
         "finish a model's jobs, then unload it",
@@ -177,7 +172,6 @@ COMMANDS: dict[str, Command] = {
         Done,
         _show_done,
         _model_and_device,
-        PATIENCE_S,
     ),
     "clear-cache": Command(
         "forget KV that belongs to no running job",
@@ -192,7 +186,6 @@ COMMANDS: dict[str, Command] = {
         Done,
         _show_done,
         _scope,
-        PATIENCE_S,
     ),
     "undrain": Command("take jobs again", lambda r, a: Undrain(request=r, **_target(a)), Done, _show_done, _scope),
     "restart": Command(
@@ -201,7 +194,6 @@ COMMANDS: dict[str, Command] = {
         Done,
         _show_done,
         _device,
-        60.0,
     ),
     "version": Command("versions", lambda r, a: Version(request=r), VersionReply, _show_version),
 }

@@ -21,14 +21,14 @@ from tests.support.harness import DEMO_MODEL, ROOT, free_port, wait_gone
 
 @contextmanager
 def dev(folder: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", Path]]:
-    """Start it with its output in a file, as in a pipe, and its temporary files in a folder of their own."""
+    """Start it with its output in a file, as in a pipe, temporary files in a folder of their own, and a dead proxy."""
     out, temporary = folder / "out", Path(tempfile.mkdtemp(prefix="dev-test-"))
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("CORTEX_", "NEURON_"))}
     with out.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "cortex", "dev", *arguments],
             stdout=file, stderr=file, text=True, cwd=ROOT, start_new_session=True,
-            env={**environment, "TMPDIR": str(temporary)},
+            env={**environment, "TMPDIR": str(temporary), "HTTP_PROXY": "http://127.0.0.1:9"},
         )  # fmt: skip
     try:
         yield process, out
@@ -51,7 +51,7 @@ def wait_until(out: Path, words: str, process: "subprocess.Popen[str]") -> str:
     return text
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_gets_ready_answers_the_line_it_prints_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     port = free_port()
     with dev(tmp_path, "--port", str(port)) as (process, out):
@@ -85,7 +85,7 @@ def test_a_model_of_ones_own_is_served_under_its_files_name(tmp_path: Path) -> N
     with dev(tmp_path, "--model", str(tmp_path / "my model.Q4.gguf"), "--port", str(port)) as (process, out):
         wait_until(out, "Ctrl-C stops everything", process)
         ids = [m["id"] for m in httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["data"]]
-        assert DEMO_MODEL.stem.lower() in ids or "my-model.q4" in ids
+        assert "my-model.q4" in ids
         process.terminate()
         assert process.wait(15) == 0
 

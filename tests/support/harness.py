@@ -69,7 +69,8 @@ class Daemon:
         environment = {k: v for k, v in environment.items() if not k.startswith(("NEURON_", "CORTEX_"))}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *arguments],
+                # Tied to this process: a run of tests or benchmarks that is killed leaves no daemon behind.
+                [sys.executable, "-m", "cortex.cli.tied", str(os.getpid()), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -77,6 +78,7 @@ class Daemon:
                 env=environment,
                 start_new_session=True,
             )
+        self._family: set[psutil.Process] = set()
 
     @property
     def pid(self) -> int:
@@ -89,39 +91,46 @@ class Daemon:
         return self.log_file.read_text(errors="replace")
 
     def kill(self, number: signal.Signals) -> None:
-        """Send a signal to the daemon alone."""
+        """Send a signal to the daemon alone; its children, which must end with it, are held to that by stop()."""
+        self._remember_family()
         self.process.send_signal(number)
 
     def stop(self, timeout_s: float = 15.0) -> int:
         """End it with SIGTERM and return its exit status; whoever is left afterwards is killed and is a failure."""
-        family = self._family()
+        self._remember_family()
         if self.process.poll() is None:
             self.process.terminate()
         try:
             status = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             status = None
-        left = wait_gone(family, 2.0)
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.process.wait(5)
+            self.process.kill()
+            self.process.wait()
+        left = self._sweep()
         assert status is not None, f"it did not end within {timeout_s} s of SIGTERM:\n{self.log}"
         assert not left, f"left behind: {left}\n{self.log}"
         return status
 
-    def _family(self) -> list[psutil.Process]:
-        try:
-            return psutil.Process(self.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
+    def _remember_family(self) -> None:
+        # Children have sessions of their own, and once the daemon is gone nothing tells whose they were.
+        if self.process.poll() is None:
+            self._family.update(psutil.Process(self.pid).children(recursive=True))
+
+    def _sweep(self) -> list[psutil.Process]:
+        """Give the family time to go, kill who is left, and return them."""
+        left = wait_gone(list(self._family), 2.0)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return left
 
     def _wait(self, is_up: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + START_S
         while not is_up():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                self.process.kill()
+                self.kill(signal.SIGKILL)
                 self.process.wait()
+                self._sweep()
                 raise AssertionError(f"{what} did not come up:\n{self.log}")
             time.sleep(0.02)
 
@@ -154,7 +163,7 @@ class Neuron(Daemon):
             **settings,
         }
         (folder / "neuron.yaml").write_text(yaml.safe_dump(config))
-        super().__init__(folder, ["-m", "neuron", "--config", str(folder / "neuron.yaml")])
+        super().__init__(folder, ["neuron", "--config", str(folder / "neuron.yaml")])
 
     @property
     def endpoint(self) -> str:
@@ -228,7 +237,7 @@ class Gateway(Daemon):
         (folder / "cortex.yaml").write_text(yaml.safe_dump(config))
         if models is not None:
             (folder / "models.yaml").write_text(yaml.safe_dump(models))
-        super().__init__(folder, ["-m", "cortex", "serve", "--config", str(folder / "cortex.yaml")])
+        super().__init__(folder, ["cortex", "serve", "--config", str(folder / "cortex.yaml")])
         self._neurons = len(neurons)
 
     @property
