@@ -13,7 +13,7 @@ from tests.support.harness import DEMO_MODEL
 
 PROMPT_TOKENS = 128
 NEW_TOKENS = 64
-ROUNDS = 5
+ROUNDS = 3
 SEQUENCES = (1, 4, 8, 16)
 
 
