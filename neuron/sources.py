@@ -26,8 +26,13 @@ def resolve_source(source: str, model_dirs: list[Path]) -> Path:
 
 def _packaged(rest: str, source: str) -> Path:
     package, _, name = rest.partition("/")
-    # find_spec does not import a top-level package: nothing of it runs here.
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if not name:
+        raise _failure(f"source '{source}': names no file; write package:NAME/FILE.gguf")
+    try:
+        # find_spec does not import a top-level package: nothing of it runs here.
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:
+        spec = None  # a module that is loaded already and was not imported as one
     if spec is None or not spec.submodule_search_locations:
         distribution = package.replace("_", "-")
         raise _failure(f"source '{source}': package '{package}' is not installed; try: pip install {distribution}")
@@ -37,7 +42,7 @@ def _packaged(rest: str, source: str) -> Path:
 def _below(source: str, model_dirs: list[Path]) -> Path:
     for folder in model_dirs:
         path = _inside(folder, source, source)
-        if path.is_file():
+        if _is_file(path, source):
             return path
     places = ", ".join(map(str, model_dirs)) or "model_dirs, which is empty"
     raise _failure(f"source '{source}': no such file below {places}")
@@ -51,13 +56,16 @@ def _inside(folder: Path, name: str, source: str) -> Path:
 
 
 def _existing(path: Path, source: str) -> Path:
-    try:
-        is_file = path.is_file()
-    except OSError as error:
-        raise _failure(f"source '{source}': {error.strerror}") from None
-    if not is_file:
-        raise _failure(f"source '{source}': no such file")
+    if not _is_file(path, source):
+        raise _failure(f"source '{source}': no such file: {path}")
     return path
+
+
+def _is_file(path: Path, source: str) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        raise _failure(f"source '{source}': {path}: {error.strerror}") from None
 
 
 def _failure(text: str) -> RequestError:

@@ -6,8 +6,11 @@ from common.catalogue import Profile
 from common.messages import ModelFacts
 
 MIB = 2**20
-COMPUTE_MB = 32
-"""llama.cpp's compute buffers for a small model at a batch of 512, measured: 31 MiB for the demo model."""
+COMPUTE_MB, COMPUTE_MB_PER_WIDTH = 12.0, 0.01
+"""llama.cpp's compute buffers at a batch of 512: a constant and a share for each unit of the embedding. Measured on
+models of 576 to 8,192 wide: 14 to 80 MiB."""
+MASK_BYTES = 1024
+"""The attention mask of such a batch: 512 rows of f16 for each cell of the pool."""
 CELL_STEP = 256
 """llama.cpp rounds the number of cells up to this."""
 
@@ -34,11 +37,10 @@ def plan_memory(profile: Profile, facts: ModelFacts, free_mb: int | None) -> Mem
     if profile.context is not None and trained and profile.context > trained:
         return f"context {profile.context} is more than the model was trained for ({trained}); lower it in its profile"
     context = profile.context or trained or 4096
-    logits_mb = (
-        2 * profile.parallel * facts.vocabulary * 4 / MIB
-    )  # a row of floats a sequence, in the graph and outside
-    fixed_mb = facts.file_bytes / MIB + COMPUTE_MB + logits_mb
-    per_token_mb = facts.kv_bytes_per_token / MIB
+    # A row of floats a sequence, in the graph and outside of it.
+    logits_mb = 2 * profile.parallel * facts.vocabulary * 4 / MIB
+    fixed_mb = facts.file_bytes / MIB + COMPUTE_MB + COMPUTE_MB_PER_WIDTH * facts.embedding + logits_mb
+    per_token_mb = (facts.kv_bytes_per_token + MASK_BYTES) / MIB
     wanted = profile.kv_tokens or context * profile.parallel
     room_mb = None if free_mb is None else free_mb - fixed_mb
     kv_tokens = _cells(wanted)

@@ -1,6 +1,8 @@
 """`python -m neuron.prep`: started by the supervisor."""
 
 import argparse
+import importlib
+import logging
 import signal
 import sys
 
@@ -11,6 +13,9 @@ from common.sockets import bus_dealer
 from neuron.prep.service import serve
 from neuron.process.lifeline import attach
 
+NO_ENGINE = 78
+"""Exit status where the engine's module, or llama.cpp behind it, cannot be loaded: another start will not help."""
+
 
 def main() -> int:
     """Run the program; return its exit status."""
@@ -19,16 +24,23 @@ def main() -> int:
     parser.add_argument("--incarnation", required=True)
     parser.add_argument("--lifeline", type=int, required=True)
     parser.add_argument("--supervisor-pid", type=int, required=True)
-    parser.add_argument("--engine", default="llama")
+    parser.add_argument("--engine", default="llama", help="`llama`, or a module with open_vocabulary")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="text", choices=("text", "json"))
     arguments = parser.parse_args()
     attach(arguments.lifeline, arguments.supervisor_pid)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     log.setup("prep", format=arguments.log_format, level=arguments.log_level)
+    name = "neuron.prep.llama_vocabulary" if arguments.engine == "llama" else arguments.engine
+    try:
+        module = importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError) as error:  # a shared library that does not load is any of these
+        logging.getLogger(__name__).critical("engine '%s' cannot be loaded: %s", arguments.engine, error)
+        return NO_ENGINE
+    build = module.build() if hasattr(module, "build") else arguments.engine
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     with bus_dealer(context, arguments.connect, arguments.incarnation) as socket:
-        serve(socket, arguments.incarnation, arguments.engine)
+        serve(socket, arguments.incarnation, build, module.open_vocabulary)
     context.term()
     return 0
 

@@ -2,6 +2,10 @@
 
 import ctypes
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
@@ -11,9 +15,17 @@ from common.ids import digest
 from common.messages import ModelFacts
 from neuron.prep.vocabulary import UnusableFile
 
-_UINT32, _INT32, _ARRAY = 4, 5, 9
-"""Values of gguf_type."""
+_INTEGERS = {
+    0: ctypes.c_uint8, 1: ctypes.c_int8, 2: ctypes.c_uint16, 3: ctypes.c_int16,
+    4: ctypes.c_uint32, 5: ctypes.c_int32, 10: ctypes.c_uint64, 11: ctypes.c_int64,
+}  # fmt: skip
+"""By gguf_type. Asking for a value of another type than it has would abort the process."""
+_STRING, _ARRAY = 8, 9
+"""gguf_type."""
+_LOG_ERROR = 4
+"""ggml_log_level."""
 _F16_BYTES = 2
+_FIRST_PART = re.compile(r"(?P<stem>.*)-00001-of-\d{5}\.gguf")
 
 
 class _GgufParams(ctypes.Structure):
@@ -30,27 +42,24 @@ _open = _gguf("gguf_init_from_file", ctypes.c_void_p, ctypes.c_char_p, _GgufPara
 _free = _gguf("gguf_free", None, ctypes.c_void_p)
 _find = _gguf("gguf_find_key", ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p)
 _type = _gguf("gguf_get_kv_type", ctypes.c_int, ctypes.c_void_p, ctypes.c_int64)
+_data = _gguf("gguf_get_val_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+_str = _gguf("gguf_get_val_str", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64)
 _array_length = _gguf("gguf_get_arr_n", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64)
 _array_type = _gguf("gguf_get_arr_type", ctypes.c_int, ctypes.c_void_p, ctypes.c_int64)
 _array_data = _gguf("gguf_get_arr_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-_u32 = _gguf("gguf_get_val_u32", ctypes.c_uint32, ctypes.c_void_p, ctypes.c_int64)
-_str = _gguf("gguf_get_val_str", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64)
 _tensor_count = _gguf("gguf_get_n_tensors", ctypes.c_int64, ctypes.c_void_p)
 _tensor_offset = _gguf("gguf_get_tensor_offset", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64)
 _tensor_size = _gguf("gguf_get_tensor_size", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64)
 _data_offset = _gguf("gguf_get_data_offset", ctypes.c_size_t, ctypes.c_void_p)
 
-_last_error = ""
-_LOG_ERROR = 4
-"""ggml_log_level."""
+_errors: list[str] = []
+"""What llama.cpp complained of since the list was last cleared; the first is the cause, the rest report it upwards."""
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
-    """Keep what llama.cpp says of an error: it is the reason in UnusableFile."""
-    global _last_error
     if level == _LOG_ERROR:
-        _last_error = text.decode(errors="replace").strip() or _last_error
+        _errors.append(re.sub(r"^[\w:~]+: ", "", text.decode(errors="replace").strip()))
 
 
 llama_cpp.llama_log_set(_log, ctypes.c_void_p(0))
@@ -63,42 +72,70 @@ def build() -> str:
 
 
 def open_vocabulary(path: str) -> "LlamaVocabulary":
-    """Open a GGUF. Raises UnusableFile: no GGUF, shorter than its header says, unknown to this llama.cpp."""
-    global _last_error
-    _last_error = ""
-    kv_bytes = _check_file(path)
+    """Open a GGUF. Raises UnusableFile: no GGUF, shorter than its header says, unknown to this llama.cpp; OSError."""
+    with _header(path) as header:
+        kv_bytes = _kv_bytes(header)
+        parts = _parts(path, (_numbers(header, b"split.count") or [1])[0])
+    file_bytes = sum(_check_size(part) for part in parts)
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     params.n_gpu_layers = 0
+    _errors.clear()
     model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
-        raise UnusableFile(_last_error or "llama.cpp cannot read it and gives no reason")
-    return LlamaVocabulary(model, path, kv_bytes)
+        raise UnusableFile(f"llama.cpp refuses it: {_complaint()}")
+    return LlamaVocabulary(model, file_bytes, kv_bytes)
 
 
-def _check_file(path: str) -> int:
-    """Check magic and completeness; return the bytes of f16 KV one token takes."""
-    size = os.stat(path).st_size
+def _complaint() -> str:
+    return next(iter(_errors), "it gives no reason")
+
+
+@contextmanager
+def _header(path: str) -> Iterator[int]:
+    """Yield the file's header as ggml read it."""
     with open(path, "rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise UnusableFile("it is no GGUF file (it does not begin with 'GGUF')")
+        if file.read(4) != b"GGUF":
+            raise UnusableFile("it is no GGUF file (it does not begin with 'GGUF')")
+    _errors.clear()
     header = _open(os.fsencode(path), _GgufParams(True, None))
     if not header:
-        raise UnusableFile(f"its header is damaged or cut off: {_last_error or 'unreadable'}")
+        raise UnusableFile(f"its header is damaged or cut off: {_complaint()}")
     try:
-        ends = [_tensor_offset(header, i) + _tensor_size(header, i) for i in range(_tensor_count(header))]
-        needed = _data_offset(header) + max(ends, default=0)
-        if size < needed:
-            raise UnusableFile(f"it is truncated: {size} bytes of {needed}; download it again")
-        return _kv_bytes(header)
+        yield header
     finally:
         _free(header)
 
 
+def _parts(path: str, count: int) -> list[str]:
+    """Return the files a model consists of: one, or as many as its first part says, named as llama.cpp wants them."""
+    if count <= 1:
+        return [path]
+    match = _FIRST_PART.fullmatch(path)
+    if match is None:
+        raise UnusableFile(f"it is one of {count} parts; name the first, which ends in -00001-of-{count:05}.gguf")
+    parts = [f"{match['stem']}-{i:05}-of-{count:05}.gguf" for i in range(1, count + 1)]
+    missing = [Path(part).name for part in parts if not Path(part).is_file()]
+    if missing:
+        raise UnusableFile(f"parts of it are missing: {', '.join(missing)}")
+    return parts
+
+
+def _check_size(path: str) -> int:
+    """Return the size of a file in bytes. Loading the vocabulary alone would not notice that tensors are cut off."""
+    size = os.stat(path).st_size
+    with _header(path) as header:
+        ends = [_tensor_offset(header, i) + _tensor_size(header, i) for i in range(_tensor_count(header))]
+        needed = _data_offset(header) + max(ends) if ends else 0
+    if size < needed:
+        raise UnusableFile(f"{Path(path).name} is truncated: {size} bytes of {needed}; download it again")
+    return size
+
+
 def _kv_bytes(header: int) -> int:
+    """Return the bytes of f16 KV one token takes: heads × (key + value), over all layers."""
     key = _find(header, b"general.architecture")
-    if key < 0:
+    if key < 0 or _type(header, key) != _STRING:
         raise UnusableFile("its header names no general.architecture")
     arch = _str(header, key)
     layers = (_numbers(header, arch + b".block_count") or [0])[0]
@@ -113,22 +150,23 @@ def _kv_bytes(header: int) -> int:
 
 
 def _numbers(header: int, name: bytes) -> list[int]:
+    """Return a whole number of the header, or a list of them; empty if it has none of that name."""
     key = _find(header, name)
     if key < 0:
         return []
-    kind = _type(header, key)
-    if kind == _UINT32:
-        return [int(_u32(header, key))]
-    if kind != _ARRAY or _array_type(header, key) not in (_UINT32, _INT32):
-        return []  # asking for a number of another type would abort the process
-    values = ctypes.cast(_array_data(header, key), ctypes.POINTER(ctypes.c_int32))
-    return [int(values[i]) for i in range(_array_length(header, key))]
+    kind, length, read = _type(header, key), 1, _data
+    if kind == _ARRAY:
+        kind, length, read = _array_type(header, key), _array_length(header, key), _array_data
+    if kind not in _INTEGERS or not length:
+        return []
+    values = ctypes.cast(read(header, key), ctypes.POINTER(_INTEGERS[kind]))
+    return [int(values[i]) for i in range(length)]
 
 
 class LlamaVocabulary:
     """One opened file."""
 
-    def __init__(self, model: Any, path: str, kv_bytes: int) -> None:
+    def __init__(self, model: Any, file_bytes: int, kv_bytes: int) -> None:
         self._model = model
         self._vocab = llama_cpp.llama_model_get_vocab(model)
         self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
@@ -140,7 +178,7 @@ class LlamaVocabulary:
         self.facts = ModelFacts(
             architecture=arch,
             name=self._meta("general.name") or "",
-            file_bytes=os.stat(path).st_size,
+            file_bytes=file_bytes,
             context_train=int(self._meta(f"{arch}.context_length") or 0),
             kv_bytes_per_token=kv_bytes,
             layers=int(self._meta(f"{arch}.block_count") or 0),
@@ -175,6 +213,5 @@ class LlamaVocabulary:
 
     def _fingerprint(self) -> str:
         """Return an identity of the token texts: streams can resume by ids only between equal ones."""
-        step = max(1, self.size // 4096)
-        texts = (llama_cpp.llama_vocab_get_text(self._vocab, i) for i in range(0, self.size, step))
-        return digest(b"\0".join([str(self.size).encode(), *(t or b"" for t in texts)]))
+        texts = (llama_cpp.llama_vocab_get_text(self._vocab, i) for i in range(self.size))
+        return digest(b"\0".join(t or b"" for t in texts))

@@ -1,37 +1,20 @@
-"""The model's own chat template, rendered as its authors meant it: Jinja in a sandbox, nothing added or changed."""
+"""The model's own chat template, rendered as its authors meant it: nothing added, merged, trimmed or reordered."""
 
-import json
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2 import Template, TemplateError
+from jinja2 import Template
 from jinja2.exceptions import SecurityError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from common.errors import Code, RequestError
-
-RENDER_S = 5.0
-"""A template that computes for longer is refused: a loop in a hostile file must not stop everybody's requests."""
+from neuron.prep.sandbox import MEMORY_MB, Environment, limited
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 """Used where the file has no template, as llama.cpp does."""
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox of the Hugging Face libraries, which templates are written for."""
-
-    def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        self.filters["tojson"] = _to_json
-        self.globals["raise_exception"] = _raise
-        self.globals["strftime_now"] = lambda form: datetime.now().strftime(form)  # the host's local day
+RESERVED = frozenset({"messages", "tools"})
+"""What the request has fields for."""
 
 
 class ChatTemplate:
@@ -41,23 +24,31 @@ class ChatTemplate:
         """Raises RequestError(template_failed) for a template that does not compile."""
         self._special = {"bos_token": bos, "eos_token": eos}
         try:
-            self._template: Template = _Environment().from_string(source or CHATML)
-        except TemplateError as error:
+            with limited():  # constants are computed here already
+                self._template: Template = Environment().from_string(source or CHATML)
+        except Exception as error:  # it is a stranger's program: whatever it raises is its failure, not ours
             raise _failure(error) from None
 
     def render(self, messages: list[dict[str, Any]], arguments: dict[str, Any]) -> str:
-        """Return the prompt. Raises RequestError(template_failed) with the template's own words.
+        """Return the prompt. Raises RequestError: template_failed with the template's own words, invalid_value.
 
         Content that is a list of text parts becomes their concatenation, since most templates only know text; nothing
-        is put between them.
+        is put between them. No content is empty text.
         """
+        for name in sorted(RESERVED & set(arguments)):
+            raise RequestError(
+                Code.INVALID_VALUE,
+                f"chat_template_kwargs: '{name}' is given by the request itself",
+                param="chat_template_kwargs",
+            )
         plain = [{**m, "content": _as_text(m.get("content"))} for m in messages]
+        defaults = {"tools": None, "add_generation_prompt": True, **self._special}
         try:
-            with _limited(RENDER_S):
-                return self._template.render(
-                    messages=plain, add_generation_prompt=True, **{"tools": None, **self._special, **arguments}
-                )
-        except (TemplateError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError, TimeoutError) as error:
+            with limited():
+                text = self._template.render({**defaults, **arguments, "messages": plain})
+                text.encode()  # an escape in a template can make half a surrogate pair, which is no text
+                return text
+        except Exception as error:  # as above
             raise _failure(error) from None
 
 
@@ -67,31 +58,8 @@ def _as_text(content: Any) -> Any:
     return "" if content is None else content
 
 
-@contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in this, the main, thread after so many seconds."""
-
-    def expire(number: int, frame: object) -> NoReturn:
-        raise TimeoutError(f"it took longer than {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-
-def _raise(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
 def _failure(error: Exception) -> RequestError:
     kind = "is not allowed to do that" if isinstance(error, SecurityError) else "failed"
-    text = f"the model's chat template {kind}: {error}"
+    words = f"it needs more than {MEMORY_MB} MiB" if isinstance(error, MemoryError) else str(error)
+    text = f"the model's chat template {kind}: {words or type(error).__name__}"
     return RequestError(Code.TEMPLATE_FAILED, text, param="messages")
