@@ -88,13 +88,11 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     """Models to load at start, by id or alias of models_config."""
     models_config: str | None = None
     """Profiles this neuron knows by itself. Unset: models.yaml or models.toml beside this file, if there."""
-    runtime_dir: str | None = None
-    """For the sockets to its own processes. Unset: $RUNTIME_DIRECTORY, else a private temporary folder."""
     queue_limit: Positive = 256
     """Jobs that may wait for one model; more are answered `busy`."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long a stop waits for running jobs."""
-    step_budget_ms: Positive = 250
+    step_budget_ms: Positive = 330
     """How long a prompt chunk may keep running streams waiting."""
     restart: RestartSettings = RestartSettings()
     watchdog: WatchdogSettings = WatchdogSettings()

@@ -6,10 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-import zmq
-
 from common.codec import decode_to_prep, encode
 from common.errors import Code, ProtocolError, RequestError
+from common.frames import FrameSocket
 from common.log import fields
 from common.messages import (
     Failed,
@@ -107,20 +106,19 @@ def _words(error: Exception, path: str) -> str:
     return f"{Path(path).name}: {reason}"
 
 
-def serve(
-    socket: "zmq.Socket[bytes]", incarnation: str, build: str, open_vocabulary: Callable[[str], Vocabulary]
-) -> None:
-    """Answer messages until Stop."""
+def serve(line: FrameSocket, incarnation: str, build: str, open_vocabulary: Callable[[str], Vocabulary]) -> None:
+    """Answer messages until Stop. Raises EOFError if the supervisor is gone."""
     service = Service(open_vocabulary)
-    socket.send(encode(PrepHello(pid=os.getpid(), incarnation=incarnation, build=build)))
+    line.send([encode(PrepHello(pid=os.getpid(), incarnation=incarnation, build=build))])
     while True:
-        try:
-            message = decode_to_prep(socket.recv())
-        except ProtocolError as error:
-            log.warning("undecodable frame from the supervisor: %s", error)
-            continue
-        answer = service.answer(message)
-        if answer is None:
-            service.close()
-            return
-        socket.send(encode(answer))
+        for parts in line.receive():
+            try:
+                message = decode_to_prep(b"".join(parts))
+            except ProtocolError as error:
+                log.error("undecodable message from the supervisor: %s", error)
+                continue
+            answer = service.answer(message)
+            if answer is None:
+                service.close()
+                return
+            line.send([encode(answer)])

@@ -192,9 +192,7 @@ class Lane:
             chunk_tokens = CHUNK_TOKENS
             prompts = [g for g in seated if not g.is_decoding]
             if budget_s is not None and prompts:
-                pending = sum(g.pending for g in prompts)
-                decodes = len(seated) - len(prompts)
-                chunk_tokens = self._pace.chunk(prompts[0].position, pending, budget_s, decodes)
+                chunk_tokens = self._pace.chunk(prompts[0].position, budget_s, len(seated) - len(prompts))
             batch = plan(seated, self.slots.cells - self.slots.used, chunk_tokens)
             if batch is not None:
                 return batch

@@ -25,6 +25,10 @@ from neuron.worker.engine import (
 from neuron.worker.sampling import Draw, Greedy, LogitBias, MinP, Penalties, Stage, Temperature, TopK, TopP
 
 ALL_LAYERS = -1
+SCORES_MB = 128
+"""Attention scores that a batch may hold at a time on a CPU."""
+LEAST_ROWS = 16
+"""Of a batch on a CPU, before flash attention is taken to save memory."""
 _GPU_TYPES = (1, 2)
 """ggml_backend_dev_type: GPU, IGPU."""
 _PIECE_BYTES = 256
@@ -86,7 +90,7 @@ class LlamaEngine:
             model = llama_cpp.llama_model_load_from_file(os.fsencode(path), self._model_params(progress))
             if not model:
                 raise LoadError(f"{Path(path).name}: {llama_log.decisive(lines) or 'llama.cpp gives no reason'}")
-            context = llama_cpp.llama_init_from_model(model, self._context_params(kv_tokens, parallel))
+            context = llama_cpp.llama_init_from_model(model, self._context_params(model, kv_tokens, parallel))
             if not context:
                 llama_cpp.llama_model_free(model)
                 raise LoadError(llama_log.decisive(lines) or f"llama.cpp has no room for {kv_tokens} KV cells")
@@ -119,13 +123,20 @@ class LlamaEngine:
         params.progress_callback = llama_cpp.llama_progress_callback(lambda fraction, _: progress(fraction))
         return params
 
-    def _context_params(self, kv_tokens: int, parallel: int) -> Any:
+    def _context_params(self, model: Any, kv_tokens: int, parallel: int) -> Any:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = kv_tokens
         params.n_seq_max = params.n_outputs_max = parallel  # one output a sequence; more would only cost memory
         params.n_batch = params.n_ubatch = CHUNK_TOKENS
         params.n_threads = params.n_threads_batch = self._threads
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO
+        if self._kind == "cpu":
+            # Flash attention on a CPU works in tiles of 64 rows: fewer cost twice as much a row, and decode is fewer.
+            # Without it the scores are held, so a batch is computed in pieces that bound them.
+            rows = SCORES_MB * 2**20 // (kv_tokens * 4 * max(1, llama_cpp.llama_model_n_head(model)))
+            if rows >= LEAST_ROWS:
+                params.n_ubatch = min(CHUNK_TOKENS, rows)
+                params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.kv_unified = True
         params.no_perf = True
         params.offload_kqv = params.op_offload = self._kind != "cpu"

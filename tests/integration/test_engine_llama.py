@@ -145,7 +145,9 @@ def test_four_at_once_say_what_each_says_alone(worker: WorkerProcess, vocabulary
         worker.run(make_task(f"alone{i}", prompt, sampling=GREEDY, max_tokens=24))
     worker.run(*[make_task(f"beside{i}", p, sampling=GREEDY, max_tokens=24) for i, p in enumerate(prompts)])
     for i in range(len(prompts)):
-        assert worker.text(f"beside{i}") == worker.text(f"alone{i}") != ""
+        # Sums in another order differ in their last bits, which may tip a near tie late in an answer; a row that saw
+        # another sequence's cells differs from its first token on.
+        assert worker.ids(f"beside{i}")[:16] == worker.ids(f"alone{i}")[:16] != []
 
 
 def test_a_seed_makes_an_answer_repeatable_and_another_seed_another_answer(
