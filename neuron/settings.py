@@ -92,7 +92,7 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     """Jobs that may wait for one model; more are answered `busy`."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long a stop waits for running jobs."""
-    step_budget_ms: Positive = 330
+    step_budget_ms: Positive = 370
     """How long a prompt chunk may keep running streams waiting."""
     restart: RestartSettings = RestartSettings()
     watchdog: WatchdogSettings = WatchdogSettings()
