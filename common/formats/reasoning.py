@@ -44,6 +44,8 @@ class ReasoningParser:
         self._rest = rest
         self._held = ""
         self._state = "inside" if is_open else "before"
+        self._may_repeat = is_open
+        """Whether the model may write the marker though the prompt had it."""
         self._has_text = False
         """Whether reasoning has been shown."""
         self._is_bare = False
@@ -92,11 +94,13 @@ class ReasoningParser:
             self._state = "after"
 
     def _read_inside(self, out: list[Delta], is_final: bool) -> None:
-        if not self._has_text:
+        if self._may_repeat:
             text = self._held.lstrip()
-            if not is_final and self._begin.startswith(text):
-                return  # perhaps the marker once more, though the prompt had it
-            self._held = text.removeprefix(self._begin).lstrip()
+            if not is_final and text != self._begin and self._begin.startswith(text):
+                return
+            self._held, self._may_repeat = text.removeprefix(self._begin), False
+        if not self._has_text:
+            self._held = self._held.lstrip()
         end = self._held.find(self._end)
         if end >= 0:
             self._show(out, self._held[:end].rstrip())

@@ -113,7 +113,8 @@ def test_a_call_that_is_cut_off_is_never_swallowed(name: str) -> None:
 WORDS = st.sampled_from([
     "<tool_call>", "</tool_call>", "<tool", "{", "}", "[", "]", '"', "\\", '{"name": "now"', "<|python_tag|>",
     '{"name": "now", "arguments": {}}', "<function=now>", "</function>", "<parameter=a>", "</parameter>",
-    "<|tool_call|>", "[TOOL_CALLS]", "now[ARGS]{}", "<think>", "</think>", "now()", "[now()]", "<｜tool▁calls▁begin｜>", "<arg_key>",
+    "<|tool_call|>", "[TOOL_CALLS]", "now[ARGS]{}", "<think>", "</think>", "now()", "[now()]", "<｜tool▁calls▁begin｜>",
+    "<arg_key>",
     "<｜tool▁call▁begin｜>now<｜tool▁sep｜>{}", "a</arg_key><arg_value>", "</arg_value>", "<|channel|>", "analysis",
     "<|message|>", "<|end|>", " to=functions.now", ">>>", "all\n", "now\n", "<|START_ACTION|>", "<|END_ACTION|>", ";",
     " ", "\n", "x", "é🙂", "<", "plain words",
