@@ -82,8 +82,58 @@ class Sampling(Part, frozen=True, kw_only=True):
     frequency_penalty: float | None = None
     logit_bias: dict[int, float] = {}
     """Token id → added to its logit."""
+    repeat_last_n: int | None = None
+    """Tokens that the penalties look back at; -1: the whole context."""
+    typical_p: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: list[str] | None = None
+    mirostat: int | None = None
+    """1 or 2: the version to use instead of top_k and the like."""
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    ignore_eos: bool = False
+    """Never choose a token that ends the answer."""
     stop: list[str] = []
     """Strings that end the answer; they are not part of it."""
+
+
+class Embed(Part, frozen=True, kw_only=True, tag="embed"):
+    """Texts to turn into vectors, one each."""
+
+    inputs: list[Text | TokenIds]
+
+
+class Rerank(Part, frozen=True, kw_only=True, tag="rerank"):
+    """Documents to score by how well they answer the query."""
+
+    query: str
+    documents: list[str]
+
+
+class Grammar(Part, frozen=True, kw_only=True, tag="grammar"):
+    """Output in the words of a GBNF grammar, whose first rule is `root`."""
+
+    gbnf: str
+    triggers: list[str] = []
+    """The grammar begins after the first of these texts to appear in the output; none: at the first token."""
+
+
+class JsonSchema(Part, frozen=True, kw_only=True, tag="json-schema"):
+    """Output that is JSON by a schema."""
+
+    schema: dict[str, Any]
+    triggers: list[str] = []
+
+
+class JsonObject(Part, frozen=True, kw_only=True, tag="json-object"):
+    """Output that is any JSON object."""
+
+    triggers: list[str] = []
 
 
 class JobKey(msgspec.Struct, frozen=True, array_like=True):
@@ -102,8 +152,13 @@ class Job(Part, frozen=True, kw_only=True):
     """Raised by the gateway at each re-submission; every event carries it."""
     model: str
     request_id: str
-    input: Chat | Text | TokenIds
+    input: Chat | Text | TokenIds | Embed | Rerank
     sampling: Sampling = Sampling()
+    constraint: Grammar | JsonSchema | JsonObject | None = None
+    constraint_field: str = "response_format"
+    """The request's field the constraint came from; errors name it."""
+    logprobs: int | None = None
+    """Tell each token's log-probability, and those of so many likeliest ones; None: tell none."""
     max_tokens: int | None = None
     """None: up to the model's context. Clamped to what the context leaves."""
     budget_ms: int | None = None
@@ -120,6 +175,21 @@ class Job(Part, frozen=True, kw_only=True):
     """`prompt`: the prompt itself as text and tokens, in one Rendered; no model is loaded for it."""
 
 
+class Likelihood(msgspec.Struct, frozen=True, array_like=True):
+    """One token and its natural log-probability, before any sampling setting."""
+
+    text: bytes
+    """May be a part of a character."""
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A chosen token beside the likeliest ones at its place, likeliest first."""
+
+    chosen: Likelihood
+    top: list[Likelihood]
+
+
 class TokenItem(msgspec.Struct, frozen=True, array_like=True):
     """What one job produced in one step, or in several while its gateway was held."""
 
@@ -130,6 +200,8 @@ class TokenItem(msgspec.Struct, frozen=True, array_like=True):
     text: str
     """May be empty while half a character or half a stop string is held back."""
     ids: list[int]
+    logprobs: list[TokenLogprob] = []
+    """One for each id, if the job asks for them."""
 
 
 class StartedItem(Part, frozen=True, kw_only=True):
@@ -170,6 +242,10 @@ class EndedItem(Part, frozen=True, kw_only=True):
     prompt_tokens: int
     cached_tokens: int = 0
     timings: Timings = Timings()
+    vectors: list[bytes] = []
+    """Of an Embed job, one an input, in order: little-endian 32 bit floats of length 1."""
+    scores: list[float] = []
+    """Of a Rerank job, one a document, in order: the model's relevance."""
 
 
 class FailedItem(Part, frozen=True, kw_only=True):
@@ -595,6 +671,8 @@ class LoadModel(Message, frozen=True, kw_only=True):
     """Tokens one request may use."""
     kv_tokens: int
     parallel: int
+    is_embedding: bool = False
+    """Load it for vectors or scores; a model generates, or it does this."""
 
 
 class UnloadModel(Message, frozen=True, kw_only=True):
@@ -615,7 +693,11 @@ class Task(Part, frozen=True, kw_only=True):
     tokens: list[int]
     """Prompt; resume tokens not included."""
     resume_tokens: list[int] = []
+    texts: list[list[int]] = []
+    """Of an Embed or Rerank job, instead of `tokens`: what is computed for one vector or score each."""
     sampling: Sampling = Sampling()
+    constraint: Grammar | None = None
+    logprobs: int | None = None
     max_tokens: int
     """Over all attempts; prompt plus max_tokens fits the context."""
     shown: list[int] = []
@@ -805,6 +887,10 @@ class Prepared(Message, frozen=True, kw_only=True):
     job: str
     attempt: int
     tokens: list[int]
+    texts: list[list[int]] = []
+    """Of an Embed or Rerank job, instead of `tokens`."""
+    constraint: Grammar | None = None
+    """The job's, checked and as GBNF."""
     max_tokens: int
     """Clamped to what the context leaves."""
     vocab_fingerprint: str
