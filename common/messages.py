@@ -43,12 +43,23 @@ class Chat(Part, frozen=True, kw_only=True, tag="chat"):
 
     messages: list[dict[str, Any]]
     template_kwargs: dict[str, Any] = {}
+    tools: list[dict[str, Any]] = []
+    """Functions in OpenAI's form, as templates want them."""
+    tool_choice: Literal["auto", "required"] = "auto"
+    """`required`: the answer is a call, or several."""
+    tool_name: str | None = None
+    """With `required`: of this function."""
+    parallel_tool_calls: bool = True
 
 
 class Text(Part, frozen=True, kw_only=True, tag="text"):
     """A prompt that goes to the model as it is."""
 
     text: str
+    add_special: bool = True
+    """Add BOS where the model wants it."""
+    parse_special: bool = True
+    """Read the text of control tokens as those tokens."""
 
 
 class TokenIds(Part, frozen=True, kw_only=True, tag="token-ids"):
@@ -160,6 +171,23 @@ class Job(Part, frozen=True, kw_only=True):
     """Hashes of the growing prompt; a routing hint only."""
     resume_tokens: list[int] = []
     """Output tokens that earlier attempts delivered."""
+    answer: Literal["generated", "prompt"] = "generated"
+    """`prompt`: the prompt itself as text and tokens, in one Rendered; no model is loaded for it."""
+
+
+class Likelihood(msgspec.Struct, frozen=True, array_like=True):
+    """One token and its natural log-probability, before any sampling setting."""
+
+    text: bytes
+    """May be a part of a character."""
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A chosen token beside the likeliest ones at its place, likeliest first."""
+
+    chosen: Likelihood
+    top: list[Likelihood]
 
 
 class Likelihood(msgspec.Struct, frozen=True, array_like=True):
@@ -202,7 +230,7 @@ class StartedItem(Part, frozen=True, kw_only=True):
     """Clamped to what the context leaves."""
     vocab_fingerprint: str = ""
     format: str = ""
-    """Family of the template's tool calls and reasoning; "" is plain text."""
+    """Family of the template's reasoning and tool calls (common/formats/family.py); "" is plain text."""
     thinking_open: bool = False
 
 
@@ -247,6 +275,20 @@ class FailedItem(Part, frozen=True, kw_only=True):
     retry_after_ms: int | None = None
 
 
+class RenderedItem(Part, frozen=True, kw_only=True):
+    """The good end of a job that only asked for its prompt."""
+
+    job: str
+    attempt: int
+    text: str
+    """As the template made it; of token ids, their text."""
+    tokens: list[int]
+    template: str = ""
+    """Source of the model's chat template."""
+    bos: str = ""
+    eos: str = ""
+
+
 class Started(Message, frozen=True, kw_only=True):
     """Jobs that begin; their HTTP status is decided."""
 
@@ -269,6 +311,12 @@ class Failed(Message, frozen=True, kw_only=True):
     """Jobs that end with an error."""
 
     items: list[FailedItem]
+
+
+class Rendered(Message, frozen=True, kw_only=True):
+    """Prompts that were asked for. From prep to the supervisor, and from there to the gateway."""
+
+    items: list[RenderedItem]
 
 
 # ── state ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -498,7 +546,7 @@ ToNeuron = (
 )  # fmt: skip
 
 
-# ── supervisor → gateway, neuronctl (with Started, Tokens, Ended, Failed and NodeState) ─────────────────────────────
+# ── supervisor → gateway, neuronctl (with Started, Tokens, Ended, Failed, Rendered and NodeState) ───────────────────
 
 
 class HelloWanted(Message, frozen=True, kw_only=True):
@@ -621,8 +669,8 @@ class Refused(Message, frozen=True, kw_only=True):
 
 
 FromNeuron = (
-    NodeState | Started | Tokens | Ended | Failed | HelloWanted | Claimed | StatusReply | DiscoverReply | HealthReply
-    | ModelsReply | VersionReply | MemoryReply | Progress | Done | Refused
+    NodeState | Started | Tokens | Ended | Failed | Rendered | HelloWanted | Claimed | StatusReply | DiscoverReply
+    | HealthReply | ModelsReply | VersionReply | MemoryReply | Progress | Done | Refused
 )  # fmt: skip
 
 
@@ -667,6 +715,8 @@ class Task(Part, frozen=True, kw_only=True):
     logprobs: int | None = None
     max_tokens: int
     """Over all attempts; prompt plus max_tokens fits the context."""
+    shown: list[int] = []
+    """Control tokens whose text belongs to the answer: they are markers of reasoning or tool calls."""
     queue_ms: float = 0.0
     started: StartedItem
     """Sent as it is when the sequence has its slot, `cached_tokens` filled in."""
@@ -808,7 +858,7 @@ class Inspect(Message, frozen=True, kw_only=True):
 
 
 class Prepare(Message, frozen=True, kw_only=True):
-    """Render, tokenise and check a job; answered with Prepared or Failed."""
+    """Render, tokenise and check a job; answered with Prepared (or Rendered, if that is its answer) or Failed."""
 
     job: Job
     path: str
@@ -861,6 +911,8 @@ class Prepared(Message, frozen=True, kw_only=True):
     vocab_fingerprint: str
     format: str = ""
     thinking_open: bool = False
+    shown: list[int] = []
+    """Control tokens whose text belongs to the answer."""
 
 
 class PrepHello(Message, frozen=True, kw_only=True):
@@ -872,4 +924,4 @@ class PrepHello(Message, frozen=True, kw_only=True):
 
 
 ToPrep = Inspect | Prepare | Stop
-FromPrep = PrepHello | Inspected | InspectFailed | Prepared | Failed
+FromPrep = PrepHello | Inspected | InspectFailed | Prepared | Rendered | Failed

@@ -1,5 +1,6 @@
 """The endpoints that generate: read a request in its dialect, run its jobs, write the reply as it comes or whole."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +13,6 @@ from common.ids import new_job_id
 from cortex.api import errors
 from cortex.api.exchange import Exchange
 from cortex.api.front import exchange_of, too_large
-from cortex.dialects import sse
 from cortex.dialects.canonical import make_jobs
 from cortex.dialects.contract import Dialect, Heading, Stream
 from cortex.fleet.contract import Call, Events, Fleet
@@ -66,9 +66,18 @@ class Generate:
 
     async def _pump(self, exchange: Exchange, call: Call, stream: Stream, events: Events) -> AsyncIterator[bytes]:
         """Yield what is to be sent, one piece for all events that are ready; a comment in silence."""
+        loop = asyncio.get_running_loop()
+        silent_since = loop.time()
         try:
             while True:
-                yield stream.feed(events) if events else sse.PING
+                data = stream.feed(events)
+                if data:
+                    silent_since = loop.time()
+                elif loop.time() - silent_since >= self._ping_s or not events:
+                    # Also while tokens come of which nothing can be shown yet, as inside a call.
+                    data, silent_since = stream.ping(), loop.time()
+                if data:
+                    yield data
                 if stream.is_complete:
                     return
                 events = await call.next(self._ping_s)

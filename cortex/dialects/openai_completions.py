@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import orjson
 from msgspec import Meta
 
-from common.messages import Chat, StartedItem, Text, TokenIds
+from common.messages import Chat, EndedItem, StartedItem, Text, TokenIds
 from cortex.dialects import openai_fields, sse
 from cortex.dialects.canonical import Generation
 from cortex.dialects.contract import Heading
@@ -128,12 +128,17 @@ class CompletionStream:
                 # Also without an echo: the first chunk says that the request has begun.
                 out += (self._heads[index], orjson.dumps(self._echoes[index]), self._tail)
             else:
+                assert isinstance(event, EndedItem)
                 out.append(self._finish(index, self._tally.end(index, event)))
         return b"".join(out)
 
     def fail(self, envelope: bytes) -> bytes:
         """Return the error as an event; no [DONE] follows it."""
         return sse.frame(envelope)
+
+    def ping(self) -> bytes:
+        """Return what is sent in silence."""
+        return sse.PING
 
     def _finish(self, index: int, reason: str) -> bytes:
         is_last = self._tally.is_complete

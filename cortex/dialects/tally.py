@@ -86,4 +86,5 @@ class Collector:
             elif isinstance(event, StartedItem):
                 self.tally.begin(index, event)
             else:
+                assert isinstance(event, EndedItem)
                 self.reasons[index] = self.tally.end(index, event)

@@ -6,7 +6,7 @@ from typing import Protocol
 from msgspec import structs
 
 from common.errors import RequestError
-from common.messages import EndedItem, Job, JobKey, StartedItem, TokenItem
+from common.messages import EndedItem, Job, JobKey, RenderedItem, StartedItem, TokenItem
 from cortex.fleet.contract import Events
 from cortex.fleet.delivery import Delivery
 from cortex.fleet.mailbox import Mailbox
@@ -91,6 +91,6 @@ class JobCall:
                 self.first_text_at = self._owner.now()
             self._mailbox.put_text(track.index, item.text)
 
-    def end(self, track: Track, item: EndedItem) -> None:
+    def end(self, track: Track, item: EndedItem | RenderedItem) -> None:
         """Hand a job's good end to the reader."""
         self._mailbox.put_end(track.index, item)

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from common.messages import EndedItem, Job, StartedItem
+from common.messages import EndedItem, Job, RenderedItem, StartedItem
 
-Event = StartedItem | str | EndedItem
-"""Of one job: begun; a piece of text; the good end."""
+Event = StartedItem | str | EndedItem | RenderedItem
+"""Of one job: begun; a piece of text; the good end; the good end of a job that asked for its prompt."""
 Events = list[tuple[int, Event]]
 """With the index of the job in its call."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from common.catalogue import Catalogue
 from common.errors import Code, RequestError
 from common.log import fields
-from common.messages import EndedItem, FailedItem, Job, JobKey, StartedItem, TokenItem
+from common.messages import EndedItem, FailedItem, Job, JobKey, RenderedItem, StartedItem, TokenItem
 from cortex.fleet import routing
 from cortex.fleet.calls import JobCall, Track
 from cortex.fleet.delivery import Verdict
@@ -103,12 +103,12 @@ class JobClient:
                 continue  # aborted; the neuron knows, or learns it from the next Beat
             if track.node == node and item.attempt == track.delivery.attempt:
                 self._take(track, item)
-            elif not isinstance(item, EndedItem | FailedItem):
+            elif not isinstance(item, EndedItem | FailedItem | RenderedItem):
                 stale.append(JobKey(item.job, item.attempt))
         if stale:
             self._links[node].abort(stale)
 
-    def _take(self, track: Track, item: StartedItem | TokenItem | EndedItem | FailedItem) -> None:
+    def _take(self, track: Track, item: StartedItem | TokenItem | EndedItem | FailedItem | RenderedItem) -> None:
         delivery, call = track.delivery, track.call
         match item:
             case TokenItem():
@@ -124,6 +124,10 @@ class JobClient:
                 if verdict is Verdict.ACCEPT:
                     del self._tracks[item.job]
                     call.end(track, item)
+            case RenderedItem():
+                del self._tracks[item.job]
+                call.end(track, item)
+                return
             case FailedItem():
                 retry_s = None if item.retry_after_ms is None else item.retry_after_ms / 1000
                 error = RequestError(
@@ -198,7 +202,7 @@ class JobClient:
             if choice.node in first.refusals:
                 continue
             link = self._links[choice.node]
-            if choice.needs_load:
+            if choice.needs_load and first.job.answer == "generated":
                 link.ask_load(model, profile)
             if link.submit([t.renew(now) for t in tracks]):
                 for track in tracks:

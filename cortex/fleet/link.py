@@ -34,6 +34,7 @@ from common.messages import (
     Load,
     NodeState,
     Refused,
+    Rendered,
     Started,
     Submit,
     Tokens,
@@ -56,7 +57,7 @@ LOST_S = 6.0
 COMPLAINT_S = 5.0
 """Undecodable frames are logged no more often than this."""
 
-JobEvent = Started | Tokens | Ended | Failed
+JobEvent = Started | Tokens | Ended | Failed | Rendered
 
 
 class Jobs(Protocol):
@@ -192,7 +193,7 @@ class Link:
 
     def _handle(self, message: FromNeuron) -> None:
         match message:
-            case Tokens() | Started() | Ended() | Failed():
+            case Tokens() | Started() | Ended() | Failed() | Rendered():
                 self._jobs.handle(self.node.name, message)
             case NodeState():
                 self._apply(message)

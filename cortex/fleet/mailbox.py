@@ -3,7 +3,7 @@
 import asyncio
 
 from common.errors import RequestError
-from common.messages import EndedItem, StartedItem
+from common.messages import EndedItem, RenderedItem, StartedItem
 from cortex.fleet.contract import Events
 
 
@@ -13,7 +13,7 @@ class _Slot:
     def __init__(self) -> None:
         self.started: StartedItem | None = None
         self.text: list[str] = []
-        self.ended: EndedItem | None = None
+        self.ended: EndedItem | RenderedItem | None = None
 
 
 class Mailbox:
@@ -36,7 +36,7 @@ class Mailbox:
         self._slot(index).text.append(text)
         self._wake()
 
-    def put_end(self, index: int, item: EndedItem) -> None:
+    def put_end(self, index: int, item: EndedItem | RenderedItem) -> None:
         """Take the good end of a job."""
         self._slot(index).ended = item
         self._wake()

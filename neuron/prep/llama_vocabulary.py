@@ -3,7 +3,7 @@
 import ctypes
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,7 @@ class LlamaVocabulary:
     def __init__(self, model: Any, file_bytes: int, kv_bytes: int) -> None:
         self._model = model
         self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self._buffer = ctypes.create_string_buffer(256)
         self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self.bos_text = self._special(llama_cpp.llama_vocab_bos(self._vocab))
         self.eos_text = self._special(llama_cpp.llama_vocab_eos(self._vocab))
@@ -198,6 +199,18 @@ class LlamaVocabulary:
             ids = (ctypes.c_int32 * -count)()
             count = llama_cpp.llama_tokenize(self._vocab, data, len(data), ids, -count, add_special, parse_special)
         return ids[:count]
+
+    def text(self, tokens: Sequence[int]) -> bytes:
+        """Return the text of tokens, control tokens included."""
+        return b"".join(map(self._piece, tokens))
+
+    def _piece(self, token: int) -> bytes:
+        length = llama_cpp.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, True)
+        buffer = self._buffer
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -length, 0, True)
+        return bytes(buffer.raw[:length])
 
     def close(self) -> None:
         """Free the model."""

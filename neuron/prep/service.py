@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec import structs
+
 from common.codec import decode_to_prep, encode
 from common.errors import Code, ProtocolError, RequestError
 from common.frames import FrameSocket
@@ -18,6 +20,7 @@ from common.messages import (
     Inspected,
     InspectFailed,
     Job,
+    ModelFacts,
     Prepare,
     PrepHello,
     ToPrep,
@@ -57,8 +60,8 @@ class Service:
 
     def _inspect(self, model: str, path: str) -> Inspected | InspectFailed:
         try:
-            vocabulary, _ = self._open(path)
-            return Inspected(model=model, facts=vocabulary.facts)
+            vocabulary, template = self._open(path)
+            return Inspected(model=model, facts=_describe(vocabulary, template))
         except (UnusableFile, OSError) as error:
             return InspectFailed(model=model, message=_words(error, path))
         except Exception as error:
@@ -99,6 +102,15 @@ class Service:
                 oldest.close()
         self._opened.move_to_end(key)
         return opened
+
+
+def _describe(vocabulary: Vocabulary, template: ChatTemplate | RequestError) -> ModelFacts:
+    """Add what the chat template tells to the facts of the header."""
+    facts = vocabulary.facts
+    if isinstance(template, RequestError) or "chat" not in facts.capabilities:
+        return facts
+    more = ["tools", "reasoning"] if template.family.has_reasoning else ["tools"]
+    return structs.replace(facts, capabilities=[*facts.capabilities, *more], format=template.family.name)
 
 
 def _words(error: Exception, path: str) -> str:

@@ -32,6 +32,7 @@ from common.messages import (
     PrepHello,
     Pulse,
     Refused,
+    Rendered,
     Submit,
     ToNeuron,
     Unloaded,
@@ -215,7 +216,7 @@ class Machine:
     def _prep_said(self, message: FromPrep) -> None:
         host = self.host
         host.prep.note_progress(
-            host.now, steps=host.prep.steps + 1 if isinstance(message, Prepared | Inspected) else None
+            host.now, steps=host.prep.steps + 1 if isinstance(message, Prepared | Rendered | Inspected) else None
         )
         match message:
             case PrepHello():
@@ -226,6 +227,9 @@ class Machine:
                     self._traffic.inspection_ended(model)
             case Prepared():
                 self._traffic.prepared(message)
+            case Rendered():
+                for rendered in message.items:
+                    self._traffic.rendered(rendered)
             case Failed():
                 for item in message.items:
                     self._traffic.preparation_failed(item)

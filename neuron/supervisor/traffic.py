@@ -14,6 +14,8 @@ from common.messages import (
     JobKey,
     Prepare,
     Prepared,
+    Rendered,
+    RenderedItem,
     Run,
     Started,
     StartedItem,
@@ -91,7 +93,9 @@ class Traffic:
 
     def _prepare(self, entry: Entry, model: Model) -> None:
         assert model.path is not None
-        if model.plan is None:
+        assert model.facts is not None
+        context = model.facts.context_train if model.plan is None else model.plan.context
+        if model.plan is None and entry.job.answer == "generated":
             self.fail(
                 entry, Code.NO_CAPACITY, f"model '{model.id}' cannot be held here: {model.shortfall}", retriable=True
             )
@@ -100,7 +104,7 @@ class Traffic:
             self._host.prep.note_progress(self._host.now)  # prep was idle: its silence counts from here
         entry.state = "preparing"
         entry.preparations += 1
-        self._host.tell_prep(Prepare(job=entry.job, path=model.path, context=model.plan.context))
+        self._host.tell_prep(Prepare(job=entry.job, path=model.path, context=context))
 
     def inspection_ended(self, model: Model) -> None:
         """Move the jobs on that waited for the model's file."""
@@ -145,6 +149,13 @@ class Traffic:
                 self.fail(entry, error[0], error[1], retriable=True)
                 return
         self.dispatch(model)
+
+    def rendered(self, item: RenderedItem) -> None:
+        """End a job that only asked for its prompt."""
+        entry = self._preparing(item.job, item.attempt)
+        if entry is not None:
+            self._end(entry)
+            self._host.tell(entry.gateway, Rendered(items=[item]))
 
     def preparation_failed(self, item: FailedItem) -> None:
         """End a job that prep refuses."""
@@ -209,6 +220,7 @@ class Traffic:
             resume_tokens=entry.job.resume_tokens,
             sampling=entry.job.sampling,
             max_tokens=max_tokens,
+            shown=prepared.shown,
             queue_ms=(host.now - entry.accepted_at) * 1000,
             started=started,
         )

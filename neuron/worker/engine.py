@@ -94,8 +94,8 @@ class Model(Protocol):
     def new_sampler(self, stages: Sequence[Stage], prompt: list[int], output: list[int]) -> Sampler:
         """Return a sampler that has already seen prompt and output."""
 
-    def piece(self, token: int) -> bytes:
-        """Return the token's text, which may end inside a character; empty for special tokens."""
+    def piece(self, token: int, *, is_shown: bool = False) -> bytes:
+        """Return the token's text, which may end inside a character; empty for control tokens unless `is_shown`."""
 
     def is_end(self, token: int) -> bool:
         """Say whether the token ends the answer."""

@@ -25,6 +25,7 @@ class Generation:
         "sampler",
         "sequence",
         "serial",
+        "shown",
         "task",
         "text",
         "tokens",
@@ -42,6 +43,7 @@ class Generation:
         """Number of its sequence while it has a slot."""
         self.sampler: Sampler | None = None
         self.text = TextStream(task.sampling.stop)
+        self.shown = frozenset(task.shown)
         self.is_started = False
         self._resumed_n = len(task.resume_tokens)
         self._received_at = now

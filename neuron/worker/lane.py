@@ -79,7 +79,7 @@ class Lane:
         try:
             self._check(task)
             for token in task.resume_tokens:
-                generation.text.push(self.model.piece(token))
+                generation.text.push(self.model.piece(token, is_shown=token in generation.shown))
         except Exception as error:
             self._fail_for(generation, error)
             return
@@ -243,7 +243,7 @@ class Lane:
             return
         at = generation.output_n
         generation.take(token, now)
-        shown = text.push(self.model.piece(token))
+        shown = text.push(self.model.piece(token, is_shown=token in generation.shown))
         is_full = generation.output_n >= task.max_tokens
         if is_full and text.matched is None:
             shown += text.finish()

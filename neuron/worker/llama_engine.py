@@ -230,17 +230,22 @@ class LlamaModel:
             llama_cpp.llama_sampler_accept(chain, token)
         return LlamaSampler(chain, self._context, self._rows)
 
-    def piece(self, token: int) -> bytes:
-        """Return the token's text; empty for special tokens."""
+    def piece(self, token: int, *, is_shown: bool = False) -> bytes:
+        """Return the token's text; empty for control tokens unless `is_shown`."""
+        if is_shown:
+            return self._make_piece(token, is_shown)
         piece = self._pieces.get(token)
         if piece is None:
-            length = llama_cpp.llama_token_to_piece(self._vocab, token, self._piece_buffer, _PIECE_BYTES, 0, False)
-            buffer = self._piece_buffer
-            if length < 0:
-                buffer = ctypes.create_string_buffer(-length)
-                length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -length, 0, False)
-            piece = self._pieces[token] = buffer.raw[:length]
+            piece = self._pieces[token] = self._make_piece(token, is_shown)
         return piece
+
+    def _make_piece(self, token: int, is_shown: bool) -> bytes:
+        length = llama_cpp.llama_token_to_piece(self._vocab, token, self._piece_buffer, _PIECE_BYTES, 0, is_shown)
+        buffer = self._piece_buffer
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -length, 0, is_shown)
+        return buffer.raw[:length]
 
     def is_end(self, token: int) -> bool:
         """Say whether the token ends the answer."""

@@ -137,6 +137,10 @@ class FakeVocabulary:
             os._exit(3)
         return tokenise(text)
 
+    def text(self, tokens: Sequence[int]) -> bytes:
+        """Return the tokens as numbers."""
+        return " ".join(map(str, tokens)).encode()
+
     def close(self) -> None:
         """Have nothing to free."""
 
@@ -239,7 +243,7 @@ class FakeModel:
             return _TEXT + i if i < len(self._pieces) else END
         return answer(prompt, 1, i)[0]
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, is_shown: bool = False) -> bytes:
         """Return the token's text."""
         if token >= _TEXT:
             return self._pieces[token - _TEXT]

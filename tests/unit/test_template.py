@@ -20,7 +20,7 @@ STRICT = (
 
 
 def render(source: str | None, messages: list[dict[str, object]], **arguments: object) -> str:
-    return ChatTemplate(source, bos="<s>", eos="</s>").render(messages, arguments)
+    return ChatTemplate(source, bos="<s>", eos="</s>").render(messages, arguments, [])
 
 
 def test_without_a_template_chatml_is_used_and_nothing_is_added() -> None:
@@ -79,6 +79,7 @@ def test_a_template_that_is_no_template_is_an_error() -> None:
 
 def test_a_template_that_computes_for_ever_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "CPU_S", 0.05)
+    monkeypatch.setattr("neuron.prep.template._ASKING_S", 0.01)
     slow = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
     with pytest.raises(RequestError, match="took longer than"):
         render(slow, [])
