@@ -624,7 +624,13 @@ class ModelMemory(Part, frozen=True, kw_only=True):
     kv_mb: int
     kv_tokens: int
     kv_used: int
+    """Cells that hold a token."""
     sequences: int
+    """That run."""
+    idle: int = 0
+    """Sequences that stay for new prompts to continue from."""
+    host_mb: int = 0
+    """Idle sequences in host memory."""
 
 
 class WorkerMemory(Part, frozen=True, kw_only=True):
@@ -688,6 +694,10 @@ class LoadModel(Message, frozen=True, kw_only=True):
     parallel: int
     is_embedding: bool = False
     """Load it for vectors or scores; a model generates, or it does this."""
+    idle_sequences: int = 16
+    """Beside the running ones; they stay for new prompts to continue from."""
+    host_cache_mb: int = 0
+    """MiB of host memory for idle sequences of all models of this worker."""
 
 
 class UnloadModel(Message, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """neuron.yaml: what one host serves, and with which of its devices."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
@@ -92,6 +93,9 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     """Jobs that may wait for one model; more are answered `busy`."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long a stop waits for running jobs."""
+    host_cache_mb: Annotated[int, Meta(ge=0)] = msgspec.field(default_factory=lambda: _host_cache_mb())
+    """Host memory for idle conversations, all workers of this host together; 0: none. Unset: a quarter of the RAM,
+    at most 32 GiB."""
     step_budget_ms: Positive = 370
     """How long a prompt chunk may keep running streams waiting."""
     restart: RestartSettings = RestartSettings()
@@ -116,6 +120,11 @@ def load_settings(path: Path) -> NeuronSettings:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return settings
+
+
+def _host_cache_mb() -> int:
+    ram_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    return min(ram_mb // 4, 32 * 1024)
 
 
 def _check_device(entry: DeviceEntry, key: str) -> None:

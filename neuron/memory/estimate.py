@@ -11,6 +11,8 @@ COMPUTE_MB, COMPUTE_MB_PER_WIDTH = 12.0, 0.01
 models of 576 to 8,192 wide: 14 to 80 MiB."""
 MASK_BYTES = 1024
 """The attention mask of such a batch: 512 rows of f16 for each cell of the pool."""
+IDLE_SEQUENCES = 16
+"""Kept for new prompts to continue from."""
 CELL_STEP = 256
 """llama.cpp rounds the number of cells up to this."""
 
@@ -38,7 +40,7 @@ def plan_memory(profile: Profile, facts: ModelFacts, free_mb: int | None) -> Mem
         return f"context {profile.context} is more than the model was trained for ({trained}); lower it in its profile"
     context = profile.context or trained or 4096
     # A row of floats a sequence, in the graph and outside of it.
-    logits_mb = 2 * profile.parallel * facts.vocabulary * 4 / MIB
+    logits_mb = 2 * (profile.parallel + IDLE_SEQUENCES + 1) * facts.vocabulary * 4 / MIB
     fixed_mb = facts.file_bytes / MIB + COMPUTE_MB + COMPUTE_MB_PER_WIDTH * facts.embedding + logits_mb
     per_token_mb = (facts.kv_bytes_per_token + MASK_BYTES) / MIB
     wanted = profile.kv_tokens or context * profile.parallel

@@ -15,7 +15,7 @@ from common.messages import (
     Refused,
     UnloadModel,
 )
-from neuron.memory.estimate import MemoryPlan, plan_memory
+from neuron.memory.estimate import IDLE_SEQUENCES, MemoryPlan, plan_memory
 from neuron.memory.residency import Model, Replica
 from neuron.supervisor.host import Host
 from neuron.supervisor.instructions import ResolveSource
@@ -194,6 +194,8 @@ class Placement:
                 context=replica.plan.context,
                 kv_tokens=replica.plan.kv_tokens,
                 parallel=replica.plan.parallel,
+                idle_sequences=IDLE_SEQUENCES,
+                host_cache_mb=self._host.settings.host_cache_mb // len(self._host.workers),
             ),
         )
 

@@ -21,6 +21,7 @@ from neuron.worker.engine import (
     EngineFacts,
     InvalidBatch,
     LoadError,
+    MemoryKind,
 )
 from neuron.worker.sampling import Draw, Greedy, LogitBias, MinP, Penalties, Stage, Temperature, TopK, TopP
 
@@ -32,6 +33,9 @@ LEAST_ROWS = 16
 _GPU_TYPES = (1, 2)
 """ggml_backend_dev_type: GPU, IGPU."""
 _PIECE_BYTES = 256
+MOST_SEQUENCES = 256
+"""LLAMA_MAX_SEQ."""
+_WINDOW_ONLY = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
 def create_engine(threads: int, kind: str) -> "LlamaEngine":
@@ -81,7 +85,9 @@ class LlamaEngine:
             devices=[f"{_text(_device_name(g))}: {_text(_device_description(g))}" for g in gpus],
         )
 
-    def load(self, path: str, *, kv_tokens: int, parallel: int, progress: Callable[[float], bool]) -> "LlamaModel":
+    def load(
+        self, path: str, *, kv_tokens: int, parallel: int, idle: int, progress: Callable[[float], bool]
+    ) -> "LlamaModel":
         """Load a GGUF and make its context. Raises LoadError with llama.cpp's own reason."""
         if not self._is_initialised:
             llama_cpp.llama_backend_init()
@@ -90,11 +96,14 @@ class LlamaEngine:
             model = llama_cpp.llama_model_load_from_file(os.fsencode(path), self._model_params(progress))
             if not model:
                 raise LoadError(f"{Path(path).name}: {llama_log.decisive(lines) or 'llama.cpp gives no reason'}")
-            context = llama_cpp.llama_init_from_model(model, self._context_params(model, kv_tokens, parallel))
+            kind = _memory_kind(model)
+            sequences = _sequences(kind, parallel, idle)
+            params = self._context_params(model, kv_tokens, sequences)
+            context = llama_cpp.llama_init_from_model(model, params)
             if not context:
                 llama_cpp.llama_model_free(model)
                 raise LoadError(llama_log.decisive(lines) or f"llama.cpp has no room for {kv_tokens} KV cells")
-        return LlamaModel(model, context, parallel, llama_log.buffers_mb(lines))
+        return LlamaModel(model, context, kind, sequences, _state_key(path, params), llama_log.buffers_mb(lines))
 
     def device_memory(self) -> tuple[int, int] | None:
         """Return the GPU's free and total MiB as its driver tells them."""
@@ -123,10 +132,10 @@ class LlamaEngine:
         params.progress_callback = llama_cpp.llama_progress_callback(lambda fraction, _: progress(fraction))
         return params
 
-    def _context_params(self, model: Any, kv_tokens: int, parallel: int) -> Any:
+    def _context_params(self, model: Any, kv_tokens: int, sequences: int) -> Any:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = kv_tokens
-        params.n_seq_max = params.n_outputs_max = parallel  # one output a sequence; more would only cost memory
+        params.n_seq_max = params.n_outputs_max = sequences  # llama.cpp takes no fewer outputs
         params.n_batch = params.n_ubatch = CHUNK_TOKENS
         params.n_threads = params.n_threads_batch = self._threads
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO
@@ -146,9 +155,22 @@ class LlamaEngine:
 class LlamaModel:
     """A model, its context, and one batch that is filled anew for each decode."""
 
-    def __init__(self, model: Any, context: Any, parallel: int, buffers_mb: dict[str, float]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        context: Any,
+        kind: MemoryKind,
+        sequences: int,
+        state_key: str,
+        buffers_mb: dict[str, float],
+    ) -> None:
         self._model = model
         self._context = context
+        self.kind = kind
+        self.sequences = sequences
+        self.state_key = state_key
+        self._window = int(llama_cpp.llama_model_n_swa(model))
+        self._scratch = sequences - 1
         self._memory = llama_cpp.llama_get_memory(context)
         self._vocab = llama_cpp.llama_model_get_vocab(model)
         self.vocabulary = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
@@ -161,18 +183,18 @@ class LlamaModel:
         self._piece_buffer = ctypes.create_string_buffer(_PIECE_BYTES)
         self._rows: list[int] = []
         """By chunk of the last decode: the batch row of its last token."""
-        self._make_batch(parallel)
+        self._make_batch(sequences)
 
-    def _make_batch(self, parallel: int) -> None:
+    def _make_batch(self, sequences: int) -> None:
         rows = CHUNK_TOKENS
         self._tokens: Any = (ctypes.c_int32 * rows)()
         self._positions: Any = (ctypes.c_int32 * rows)()
         self._outputs: Any = (ctypes.c_int8 * rows)()
         counts = (ctypes.c_int32 * rows)(*[1] * rows)
-        ids = (ctypes.c_int32 * parallel)(*range(parallel))
+        ids = (ctypes.c_int32 * sequences)(*range(sequences))
         # Rows point at their sequence's id; as plain addresses, since a ctypes pointer each costs ten times that.
         self._sequences = (ctypes.c_size_t * rows)()
-        self._addresses = [ctypes.addressof(ids) + 4 * i for i in range(parallel)]
+        self._addresses = [ctypes.addressof(ids) + 4 * i for i in range(sequences)]
         self._batch = cast(Any, llama_cpp.llama_batch())
         self._batch.token = ctypes.cast(self._tokens, ctypes.POINTER(ctypes.c_int32))
         self._batch.pos = ctypes.cast(self._positions, ctypes.POINTER(ctypes.c_int32))
@@ -252,8 +274,57 @@ class LlamaModel:
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
     def forget(self, sequence: int) -> None:
-        """Free the sequence's cells."""
+        """Free the sequence's cells, but for those that others hold too."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def can_cut(self, sequence: int, length: int) -> bool:
+        """Say whether the window before `length` is still there."""
+        if self.kind is MemoryKind.STATE:
+            return False
+        first = llama_cpp.llama_memory_seq_pos_min(self._memory, sequence)
+        return bool(first <= max(0, length - self._window))
+
+    def share(self, source: int, target: int, start: int, end: int) -> bool:
+        """Let `target` hold the cells of source's tokens up to `end` too; False if there is no room for a window."""
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, end)
+        if self.kind is not MemoryKind.WINDOW:
+            return True
+        # Cells held twice are never given free when the window has moved on, so each has its own.
+        state = self._state(target, _WINDOW_ONLY)
+        return state is not None and self._set_state(target, state, _WINDOW_ONLY)
+
+    def save(self, sequence: int, start: int, end: int) -> bytearray | None:
+        """Return the state of tokens start … end−1; for a memory that is not of cells of the whole sequence."""
+        if self.kind is not MemoryKind.CELLS:
+            return self._state(sequence, 0)
+        llama_cpp.llama_memory_seq_cp(self._memory, sequence, self._scratch, start, end)
+        try:
+            return self._state(self._scratch, 0)
+        finally:
+            self.forget(self._scratch)
+
+    def restore(self, sequence: int, state: bytearray, start: int, end: int) -> bool:
+        """Append saved tokens from `start` on; False where llama.cpp finds no room for them or another layout."""
+        if self.kind is not MemoryKind.CELLS:
+            return self._set_state(sequence, state, 0)
+        try:
+            if not self._set_state(self._scratch, state, 0):
+                return False
+            llama_cpp.llama_memory_seq_cp(self._memory, self._scratch, sequence, start, end)
+            return True
+        finally:
+            self.forget(self._scratch)
+
+    def _state(self, sequence: int, flags: int) -> bytearray | None:
+        size = llama_cpp.llama_state_seq_get_size_ext(self._context, sequence, flags)
+        state = bytearray(size)
+        view = (ctypes.c_uint8 * size).from_buffer(state)
+        written = llama_cpp.llama_state_seq_get_data_ext(self._context, view, size, sequence, flags)
+        return state if written == size else None
+
+    def _set_state(self, sequence: int, state: bytearray, flags: int) -> bool:
+        view = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        return bool(llama_cpp.llama_state_seq_set_data_ext(self._context, view, len(state), sequence, flags))
 
     def close(self) -> None:
         """Free context and model."""
@@ -302,3 +373,23 @@ class LlamaSampler:
 
 def _text(value: bytes | None) -> str:
     return (value or b"").decode(errors="replace")
+
+
+def _memory_kind(model: Any) -> MemoryKind:
+    if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
+        return MemoryKind.STATE
+    return MemoryKind.WINDOW if llama_cpp.llama_model_n_swa(model) > 0 else MemoryKind.CELLS
+
+
+def _sequences(kind: MemoryKind, parallel: int, idle: int) -> int:
+    """Return how many sequence numbers to make; a window or a state costs device memory for each."""
+    if kind is not MemoryKind.CELLS:
+        idle = min(idle, parallel)
+    return min(MOST_SEQUENCES, parallel + idle + 1)
+
+
+def _state_key(path: str, params: Any) -> str:
+    """Return the identity of the file and of the layout its states have."""
+    status = Path(path).stat()
+    layout = f"{params.type_k}:{params.type_v}:{params.flash_attn_type}"
+    return f"{Path(path).resolve()}:{status.st_size}:{status.st_mtime_ns}:{layout}"

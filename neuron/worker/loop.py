@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +34,7 @@ from common.messages import (
     WorkerMemory,
 )
 from neuron.worker.engine import DeviceLost, Engine
+from neuron.worker.host_tier import HostTier
 from neuron.worker.lane import Lane
 from neuron.worker.loader import LoadEnded, Loader, LoadMoved, UnloadEnded
 from neuron.worker.outbox import Outbox
@@ -83,11 +85,14 @@ class Loop:
         self._step_budget_s = step_budget_s
         self._clock = clock
         self._outbox = Outbox(link.send)
+        self._host = HostTier()
         self._loader = Loader(engine, link.wake)
         self._loading: dict[str, Phase] = {}
         """Models that are coming, in the order of their loads; the first is the one being worked on."""
         self._unwanted: set[str] = set()
-        """Models to unload as soon as their load is through."""
+        """Models to unload whose load has not given up yet."""
+        self._spent_s: dict[Lane, float] = {}
+        """How long busy lanes have had the device."""
         self._phase: Phase = "starting"
         self._pulsed_at = 0.0
         self._is_stopping = False
@@ -140,11 +145,21 @@ class Loop:
         if busy and not self._is_stopping:
             # Several models share the device in turns, so they also share the time a stream may have to wait.
             timed = any(lane.is_decoding for lane in busy)
-            for lane in busy:
-                self.steps += lane.step(self._step_budget_s / len(busy) if timed else None)
+            lane = self._whose_turn(busy)
+            began = self._clock()
+            self.steps += lane.step(self._step_budget_s / len(busy) if timed else None)
+            self._spent_s[lane] += self._clock() - began
             self._outbox.flush()
-        elif not self._is_stopping:
+        # Also in a loop that never rests: what is idle beside running sequences slows them.
+        has_tidied = [lane.kv.tidy(is_busy=lane.is_busy) for lane in self.lanes.values()]
+        if not (busy or self._is_stopping or any(has_tidied)):
             self._link.wait(IDLE_S if has_sent_all else RETRY_S)
+
+    def _whose_turn(self, busy: list[Lane]) -> Lane:
+        """Return who has had least of the device's time; who comes in starts level with the others."""
+        self._spent_s = {lane: s for lane, s in self._spent_s.items() if lane in busy}
+        level = min(self._spent_s.values(), default=0.0)
+        return min(busy, key=lambda lane: self._spent_s.setdefault(lane, level))
 
     def _pulse(self, busy: list[Lane]) -> None:
         """Show the supervisor that the loop comes round, and say what it is about to do."""
@@ -176,9 +191,12 @@ class Loop:
                 self._outbox.hold(gateway)
             case Go(gateway=gateway):
                 self._outbox.go(gateway)
-            case ClearModelCache(request=request):
-                # A sequence's cells are freed with its job, so nothing idle is ever resident.
-                self._outbox.say(CacheCleared(request=request, sequences=0))
+            case ClearModelCache(request=request, model=model):
+                lanes = [lane for name, lane in self.lanes.items() if model in (None, name)]
+                cleared = sum(lane.kv.clear() for lane in lanes)
+                if model is None:
+                    self._host.clear()  # also of models that are no longer here
+                self._outbox.say(CacheCleared(request=request, sequences=cleared))
             case ReportMemory(request=request):
                 self._outbox.say(MemoryView(request=request, memory=self._memory()))
             case Stop():
@@ -201,6 +219,7 @@ class Loop:
         )
 
     def _load(self, order: LoadModel) -> None:
+        self._host.resize(order.host_cache_mb << 20)
         self._unwanted.discard(order.model)
         lane = self.lanes.get(order.model)
         if lane is not None:
@@ -213,9 +232,10 @@ class Loop:
         lane = self.lanes.pop(name, None)
         if lane is not None:
             lane.fail_all(Code.MODEL_UNLOADED, f"model '{name}' is being unloaded")
-            self._loader.unload(name, lane.model)
+            self._loader.unload(name, lane.model, partial(lane.kv.save_all, self._host.budget))
         elif name in self._loading:
             self._unwanted.add(name)
+            self._loader.give_up(name)
         else:
             self._outbox.say(Unloaded(model=name))
 
@@ -231,13 +251,18 @@ class Loop:
                 case DeviceLost():
                     raise event
                 case UnloadEnded(model=model):
+                    for tokens, start, data in event.saves:
+                        self._host.add(event.state_key, tokens, start, data, whole=event.is_whole)
                     self._outbox.say(Unloaded(model=model))
 
     def _end_load(self, event: LoadEnded) -> None:
         order = event.order
         del self._loading[order.model]
         if event.model is None:
-            self._unwanted.discard(order.model)
+            if order.model in self._unwanted:
+                self._unwanted.discard(order.model)
+                self._outbox.say(Unloaded(model=order.model))
+                return
             self._outbox.say(LoadFailed(model=order.model, code=Code.MODEL_LOADING_FAILED, message=event.message))
             return
         lane = Lane(
@@ -246,6 +271,7 @@ class Loop:
             context=order.context,
             parallel=order.parallel,
             outbox=self._outbox,
+            host=self._host,
             clock=self._clock,
         )
         self.lanes[order.model] = lane

@@ -47,7 +47,7 @@ def plan(seated: Sequence[Generation], free_cells: int, chunk_tokens: int) -> Pl
         if room == 0:
             break
         if not generation.is_decoding:
-            length = min(generation.pending, room)
+            length = min(generation.next_stop - generation.position, room)
             room -= length
             owners.append(generation)
             chunks.append(_chunk(generation, length))
@@ -81,6 +81,10 @@ class Pace:
         position = sum((c.position + len(c.tokens) / 2) * len(c.tokens) for c in prompts) / tokens
         # Short chunks are dear for what they are, and say little about long ones.
         self._prompt.add(position, seconds / tokens, min(1.0, tokens / FIRST_CHUNK))
+
+    def token_s(self, position: int) -> float | None:
+        """Return the seconds a prompt token takes at a position; None if that is not known yet."""
+        return self._prompt.at(position)
 
     def chunk(self, position: int, budget_s: float, decodes: int) -> int:
         """Return how many prompt tokens fit a step of `budget_s` beside `decodes` decode tokens.

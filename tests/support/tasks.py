@@ -30,9 +30,11 @@ def make_task(
     )
 
 
-def make_generation(serial: int, length: int, *, position: int = 0, is_seated: bool = True) -> Generation:
+def make_generation(
+    serial: int, length: int, *, position: int = 0, is_seated: bool = True, max_tokens: int = 100
+) -> Generation:
     """Return a generation with a prompt of `length` tokens, `position` of them in cells."""
-    generation = Generation(make_task(str(serial), [7] * length), serial, 0.0)
+    generation = Generation(make_task(str(serial), [7] * length, max_tokens=max_tokens), serial, 0.0)
     generation.position = position
     generation.sequence = serial if is_seated else None
     return generation

@@ -92,11 +92,28 @@ class WorkerProcess:
                 pytest.fail(f"the worker ended with {self.process.wait(5)}")
 
     def load(
-        self, path: str, name: str = "m", *, context: int = 8192, kv_tokens: int = 8192, parallel: int = 4
+        self,
+        path: str,
+        name: str = "m",
+        *,
+        context: int = 8192,
+        kv_tokens: int = 8192,
+        parallel: int = 4,
+        host_cache_mb: int = 0,
     ) -> Loaded:
         """Load a model. Raises AssertionError with the worker's reason."""
-        self.send(LoadModel(model=name, path=path, context=context, kv_tokens=kv_tokens, parallel=parallel))
-        self.until(lambda: name in {m.model for m in self.of(Loaded)} | {m.model for m in self.of(LoadFailed)})
+        answers = len(self.of(Loaded)) + len(self.of(LoadFailed))
+        self.send(
+            LoadModel(
+                model=name,
+                path=path,
+                context=context,
+                kv_tokens=kv_tokens,
+                parallel=parallel,
+                host_cache_mb=host_cache_mb,
+            )
+        )
+        self.until(lambda: len(self.of(Loaded)) + len(self.of(LoadFailed)) > answers)
         failed = [m.message for m in self.of(LoadFailed) if m.model == name]
         assert not failed, failed
         return next(m for m in self.of(Loaded) if m.model == name)
