@@ -1,7 +1,7 @@
 """Model profiles and aliases: what a model is called, where its file is, how much of a device it wants."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -10,6 +10,7 @@ from common.config import load_file
 from common.errors import ConfigError
 
 Positive = Annotated[int, Meta(ge=1)]
+Capability = Literal["chat", "completion", "embeddings", "rerank", "tools", "vision", "reasoning"]
 ModelId = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[^\s\x00-\x1f]+$")]
 
 
@@ -22,6 +23,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     quant: str | None = None
     vram_mb: Positive | None = None
     """MiB of device memory; a floor for what is reserved. Unset: estimated from the file's header."""
+    min_device_vram_mb: Positive | None = None
+    """Only devices with at least so much memory in all are considered."""
+    pinned_on: list[Annotated[str, Meta(min_length=1)]] = []
+    """Neurons that are asked first, and that never unload it to make room."""
+    replicas: Annotated[int, Meta(ge=1, le=64)] = 1
+    """How many neurons are to hold it once it is in use. Further ones are loaded only where nothing has to give way."""
+    capabilities: list[Capability] = []
+    """What it is listed as able to do before a neuron has read its file."""
     min_devices: Annotated[int, Meta(ge=1, le=1)] = 1
     context: Positive | None = None
     """Tokens one request may use, prompt and answer. Unset: the model's trained context."""

@@ -386,6 +386,10 @@ class ModelState(Part, frozen=True, kw_only=True):
     capabilities: list[str] = []
     profile: str = ""
     """Fingerprint of the profile in force."""
+    pinned: bool = False
+    """Never unloaded to make room."""
+    prefixes: list[str] = []
+    """Hashes of prompts whose KV is resident, the latest last: a job whose prefix chain ends in one goes here."""
 
 
 class NodeState(Message, frozen=True, kw_only=True):
@@ -453,7 +457,10 @@ class Claim(Message, frozen=True, kw_only=True):
 
     request: str
     model: str
+    """Of a further replica: the model's id, `#`, and the replica's number."""
     choice: str
+    refused: list[str] = []
+    """Neurons that cannot take it; a claim on record that names one of them is replaced."""
 
 
 class Status(Message, frozen=True, kw_only=True):
@@ -504,6 +511,20 @@ class Unload(Message, frozen=True, kw_only=True):
     device: str | None = None
 
 
+class Pin(Message, frozen=True, kw_only=True):
+    """Never unload the model to make room. A later Unload is still obeyed."""
+
+    request: str
+    model: str
+
+
+class Unpin(Message, frozen=True, kw_only=True):
+    """End a pin, also one of the profile's until the neuron restarts."""
+
+    request: str
+    model: str
+
+
 class ClearCache(Message, frozen=True, kw_only=True):
     """Forget KV that belongs to no running job. `model` None: all."""
 
@@ -542,7 +563,7 @@ class RestartWorker(Message, frozen=True, kw_only=True):
 
 ToNeuron = (
     Hello | Beat | Submit | Abort | Claim | Status | Discover | Health | Models | Version
-    | Load | Unload | ClearCache | Memory | Drain | Undrain | RestartWorker
+    | Load | Unload | Pin | Unpin | ClearCache | Memory | Drain | Undrain | RestartWorker
 )  # fmt: skip
 
 

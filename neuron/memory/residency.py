@@ -8,6 +8,7 @@ from common.catalogue import Profile
 from common.ids import digest
 from common.messages import ModelFacts, ModelStatus, ReplicaStatus
 from neuron.memory.estimate import MemoryPlan
+from neuron.memory.prefixes import Prefixes
 
 
 @dataclass(slots=True)
@@ -28,6 +29,8 @@ class Replica:
     running: int = 0
     leaving: bool = False
     """Unloaded as soon as it is idle; gets no new jobs, except those an unload of the whole model waits for."""
+    prefixes: Prefixes = field(default_factory=Prefixes)
+    """Conversations whose KV it holds."""
     waiters: list[tuple[str, str]] = field(default_factory=list)
     """(peer, request) of admin requests that end with this load or unload."""
 
@@ -50,6 +53,8 @@ class Model:
     """Sizes of the last load; before the first one those on the device with most memory."""
     replicas: dict[str, Replica] = field(default_factory=dict)
     draining: bool = False
+    pinned: bool = False
+    """Never unloaded to make room."""
     unload_barrier: int | None = None
     """Jobs up to this serial number still run before an unload that was asked for."""
 

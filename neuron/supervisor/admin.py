@@ -24,6 +24,7 @@ from common.messages import (
     MemoryView,
     Models,
     ModelsReply,
+    Pin,
     Refused,
     ReportMemory,
     RestartWorker,
@@ -31,6 +32,7 @@ from common.messages import (
     StatusReply,
     Undrain,
     Unload,
+    Unpin,
     Version,
     VersionReply,
     WorkerMemory,
@@ -46,8 +48,8 @@ GATHER_S = 2.0
 """Workers that do not answer a question within this time are left out of the reply."""
 
 AdminRequest = (
-    Claim | Status | Discover | Health | Models | Version | Load | Unload | ClearCache | Memory | Drain | Undrain
-    | RestartWorker
+    Claim | Status | Discover | Health | Models | Version | Load | Unload | Pin | Unpin | ClearCache | Memory
+    | Drain | Undrain | RestartWorker
 )  # fmt: skip
 
 
@@ -96,12 +98,14 @@ class Admin:
                 host.tell(peer, VersionReply(request=message.request, version=__version__, protocol=PROTOCOL_VERSION,
                                              build=report.build(host)))  # fmt: skip
             case Claim():
-                choice = self.claims.record(message.model, message.choice, host.now)
+                choice = self.claims.record(message.model, message.choice, message.refused, host.now)
                 host.tell(peer, Claimed(request=message.request, model=message.model, choice=choice))
             case Load():
                 self._load(peer, message)
             case Unload():
                 self._unload(peer, message)
+            case Pin() | Unpin():
+                self._pin(peer, message)
             case Memory():
                 self._ask(peer, message.request, None)
             case ClearCache():
@@ -163,6 +167,17 @@ class Admin:
             self._refuse(peer, message.request, Code.MODEL_NOT_FOUND, f"no model '{message.model}' here")
             return
         self._retire(model.id, message.device, peer, message.request)
+
+    def _pin(self, peer: str, message: Pin | Unpin) -> None:
+        host = self._host
+        model = host.models.get(host.aliases.get(message.model, message.model))
+        if model is None:
+            self._refuse(peer, message.request, Code.MODEL_NOT_FOUND, f"no model '{message.model}' here")
+            return
+        model.pinned = isinstance(message, Pin)
+        host.is_dirty = True
+        text = "is never unloaded to make room" if model.pinned else "may be unloaded to make room"
+        host.tell(peer, Done(request=message.request, text=f"{model.id} {text}"))
 
     def _retire(self, model_id: str, device: str | None, peer: str, request: str) -> None:
         """Mark replicas as leaving; the request is answered when the first of them is gone, which is the last asked."""

@@ -199,12 +199,10 @@ class Machine:
             case Loaded():
                 model = self._placement.loaded(device, message)
                 if model is not None:
-                    self._admin.claims.settle(model.id)
                     self._traffic.dispatch(model)
             case LoadFailed():
                 model = self._placement.load_failed(device, message)
                 if model is not None:
-                    self._admin.claims.settle(model.id)
                     self._traffic.replica_lost(model)
             case Unloaded():
                 model = self._placement.unloaded(device, message.model)

@@ -41,7 +41,7 @@ class Placement:
         host = self._host
         known = host.models.get(profile.id)
         if known is None or (not known.is_own and not known.replicas and known.profile != profile):
-            known = host.models[profile.id] = Model(profile, own)
+            known = host.models[profile.id] = Model(profile, own, pinned=host.settings.name in profile.pinned_on)
             host.is_dirty = True
         return known
 
@@ -229,6 +229,7 @@ class Placement:
                 self._remove(model, device, f"{model.id} is unloaded from {device}: its worker ended")
             elif replica.status == "loaded":
                 replica.status = "recovering"
+                replica.prefixes.clear()
             replica.running, replica.progress = 0, None
 
     def park(self, device: str) -> list[Model]:

@@ -70,6 +70,8 @@ def model_state(host: Host, model: Model) -> ModelState:
         draining=model.draining,
         capabilities=model.facts.capabilities if model.facts is not None else [],
         profile=model.fingerprint,
+        pinned=model.pinned,
+        prefixes=[link for r in model.replicas.values() if r.status == "loaded" for link in r.prefixes.links()],
     )
 
 

@@ -171,7 +171,7 @@ class Traffic:
         return entry
 
     def dispatch(self, model: Model) -> None:
-        """Give free slots to the queue's first jobs, on the replica with the fewest running."""
+        """Give free slots to the queue's first jobs, where their prefix is, else with the fewest running."""
         host = self._host
         while (entry := host.jobs.head(model.id)) is not None:
             if model.unload_barrier is not None and entry.serial > model.unload_barrier:
@@ -183,7 +183,8 @@ class Traffic:
             ]
             if not free:
                 return
-            self._run(entry, min(free, key=lambda r: r.running))
+            chain = entry.job.prefix_chain
+            self._run(entry, min(free, key=lambda r: (-r.prefixes.match(chain), r.running)))
 
     def _run(self, entry: Entry, replica: Replica) -> None:
         host, prepared = self._host, entry.prepared
@@ -200,6 +201,7 @@ class Traffic:
         max_tokens = min(prepared.max_tokens, room)
         host.jobs.run(entry, replica.device, host.now)
         replica.running += 1
+        replica.prefixes.add(entry.job.prefix_chain)
         host.is_dirty = True
         started = StartedItem(
             job=entry.job.id,

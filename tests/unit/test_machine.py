@@ -27,7 +27,10 @@ from common.messages import (
     Memory,
     MemoryReply,
     MemoryView,
+    Models,
+    ModelsReply,
     NodeState,
+    Pin,
     Prepare,
     Pulse,
     Refused,
@@ -39,6 +42,7 @@ from common.messages import (
     Undrain,
     Unload,
     UnloadModel,
+    Unpin,
     WorkerMemory,
 )
 from neuron.discovery import Device
@@ -507,6 +511,17 @@ def test_a_claim_is_answered_with_the_first_on_record() -> None:
     drive.peer_says(Claim(request="1", model="x", choice="beast"))
     drive.peer_says(Claim(request="2", model="x", choice="benjy"))
     assert [c.choice for c in drive.told_of(Claimed)] == ["beast", "beast"]
+
+
+def test_a_pin_is_told_until_it_ends_and_asking_twice_changes_nothing() -> None:
+    drive = two_devices()
+    for ask, pinned in ((Pin, True), (Pin, True), (Unpin, False), (Unpin, False)):
+        drive.peer_says(ask(request="1", model="a"))
+        drive.peer_says(Models(request="2"))
+        assert drive.told_of(ModelsReply)[-1].models[0].pinned is pinned
+    assert len(drive.told_of(Done)) == 4
+    drive.peer_says(Pin(request="3", model="nobody"))
+    assert drive.told_of(Refused)[-1].code is Code.MODEL_NOT_FOUND
 
 
 def test_status_lists_jobs_and_states() -> None:
