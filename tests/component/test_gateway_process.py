@@ -113,7 +113,7 @@ def test_the_openai_sdk_reads_completions_and_models(gateway: Gateway) -> None:
     ("fields", "kind", "code"),
     [
         ({"temperature": 9}, openai.BadRequestError, "invalid_value"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "unsupported_parameter"),
+        ({"modalities": ["audio"]}, openai.BadRequestError, "unsupported_parameter"),
         ({"model": "nope"}, openai.NotFoundError, "model_not_found"),
     ],
 )

@@ -104,4 +104,4 @@ def test_a_template_that_takes_too_much_memory_is_stopped(monkeypatch: pytest.Mo
 
 def test_the_requests_own_fields_cannot_be_given_twice() -> None:
     with pytest.raises(RequestError, match="'messages' is given by the request itself"):
-        ChatTemplate("x", bos="", eos="").render([], {"messages": []})
+        ChatTemplate("x", bos="", eos="").render([], {"messages": []}, [])
