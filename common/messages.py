@@ -190,21 +190,6 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     top: list[Likelihood]
 
 
-class Likelihood(msgspec.Struct, frozen=True, array_like=True):
-    """One token and its natural log-probability, before any sampling setting."""
-
-    text: bytes
-    """May be a part of a character."""
-    logprob: float
-
-
-class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """A chosen token beside the likeliest ones at its place, likeliest first."""
-
-    chosen: Likelihood
-    top: list[Likelihood]
-
-
 class TokenItem(msgspec.Struct, frozen=True, array_like=True):
     """What one job produced in one step, or in several while its gateway was held."""
 
