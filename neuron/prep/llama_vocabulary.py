@@ -212,6 +212,13 @@ class LlamaVocabulary:
             length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -length, 0, True)
         return bytes(buffer.raw[:length])
 
+    def can_parse(self, gbnf: str) -> bool:
+        """Say whether llama.cpp can read a grammar."""
+        sampler = llama_cpp.llama_sampler_init_grammar(self._vocab, gbnf.encode(), b"root")
+        if sampler:
+            llama_cpp.llama_sampler_free(sampler)
+        return bool(sampler)
+
     def close(self) -> None:
         """Free the model."""
         llama_cpp.llama_model_free(self._model)

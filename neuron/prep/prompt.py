@@ -8,6 +8,7 @@ from common.errors import Code, RequestError
 from common.formats.family import Family
 from common.formats.reasoning import is_opened_by
 from common.messages import Chat, Job, Prepared, Rendered, RenderedItem, Text, TokenIds
+from neuron.prep.constraint import resolve
 from neuron.prep.template import ChatTemplate
 from neuron.prep.vocabulary import Vocabulary
 
@@ -45,6 +46,7 @@ def prepare(
         job=job.id,
         attempt=job.attempt,
         tokens=tokens,
+        constraint=resolve(job, vocabulary),
         max_tokens=room if job.max_tokens is None else min(job.max_tokens, room),
         vocab_fingerprint=vocabulary.facts.vocab_fingerprint,
     )

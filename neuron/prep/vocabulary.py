@@ -31,5 +31,8 @@ class Vocabulary(Protocol):
     def text(self, tokens: Sequence[int]) -> bytes:
         """Return the text of tokens, control tokens included."""
 
+    def can_parse(self, gbnf: str) -> bool:
+        """Say whether the engine can read a grammar, which has been linted."""
+
     def close(self) -> None:
         """Free it."""

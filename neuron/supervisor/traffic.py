@@ -221,6 +221,8 @@ class Traffic:
             tokens=prepared.tokens,
             resume_tokens=entry.job.resume_tokens,
             sampling=entry.job.sampling,
+            constraint=prepared.constraint,
+            logprobs=entry.job.logprobs,
             max_tokens=max_tokens,
             shown=prepared.shown,
             queue_ms=(host.now - entry.accepted_at) * 1000,

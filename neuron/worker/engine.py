@@ -15,6 +15,7 @@ from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from common.errors import HelexaError
+from common.messages import Grammar, TokenLogprob
 from neuron.worker.sampling import Stage
 
 CHUNK_TOKENS = 512
@@ -107,8 +108,13 @@ class Model(Protocol):
     def decode(self, chunks: Sequence[Chunk]) -> DecodeResult:
         """Compute the chunks; on return the device is done. Raises InvalidBatch, DeviceLost."""
 
-    def new_sampler(self, stages: Sequence[Stage], prompt: list[int], output: list[int]) -> Sampler:
-        """Return a sampler that has already seen prompt and output."""
+    def new_sampler(
+        self, stages: Sequence[Stage], prompt: list[int], output: list[int], constraint: Grammar | None = None
+    ) -> Sampler:
+        """Return a sampler that has already seen prompt and output, and keeps to a constraint."""
+
+    def likelihoods(self, chunk: int, token: int, count: int) -> TokenLogprob:
+        """Return the log-probability of the token after a chunk of the last decode, and the `count` likeliest."""
 
     def piece(self, token: int, *, is_shown: bool = False) -> bytes:
         """Return the token's text, which may end inside a character; empty for control tokens unless `is_shown`."""

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from common.errors import Code, RequestError
 from common.log import fields
-from common.messages import EndedItem, FailedItem, JobKey, ModelMemory, Task
+from common.messages import EndedItem, FailedItem, JobKey, ModelMemory, Task, TokenLogprob
 from neuron.worker.engine import CHUNK_TOKENS, DecodeResult, DeviceLost, Model
 from neuron.worker.generation import Generation
 from neuron.worker.host_tier import HostTier
@@ -196,8 +196,8 @@ class Lane:
     def _start(self, generation: Generation, *, with_sampler: bool) -> None:
         task, sampler = generation.task, None
         if with_sampler:
-            chain = stages(task.sampling, self.model.vocabulary)
-            sampler = self.model.new_sampler(chain, task.tokens, task.resume_tokens)
+            chain = stages(task.sampling, self.model.vocabulary, self._context)
+            sampler = self.model.new_sampler(chain, task.tokens, task.resume_tokens, task.constraint)
         generation.start(sampler, self._clock())
         self._outbox.started(task.gateway, structs.replace(task.started, cached_tokens=generation.cached_n))
 
@@ -245,14 +245,15 @@ class Lane:
         """Sample the generation's next token; whatever goes wrong is this one's alone."""
         assert generation.sampler is not None
         try:
-            token = generation.sampler.sample(chunk)
-            self._emit(generation, token, now)
+            token, count = generation.sampler.sample(chunk), generation.task.logprobs
+            told = [] if count is None else [self.model.likelihoods(chunk, token, count)]
+            self._emit(generation, token, told, now)
         except DeviceLost:
             raise
         except Exception as error:
             self._fail_for(generation, error)
 
-    def _emit(self, generation: Generation, token: int, now: float) -> None:
+    def _emit(self, generation: Generation, token: int, told: list[TokenLogprob], now: float) -> None:
         task, text = generation.task, generation.text
         if self.model.is_end(token):
             rest = text.finish()
@@ -266,7 +267,7 @@ class Lane:
         is_full = generation.output_n >= task.max_tokens
         if is_full and text.matched is None:
             shown += text.finish()
-        self._outbox.tokens(task.gateway, generation.key, at, shown, [token])
+        self._outbox.tokens(task.gateway, generation.key, at, shown, [token], told)
         if text.matched is not None:
             self._end(generation, "stop_sequence")
         elif is_full:

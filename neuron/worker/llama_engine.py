@@ -1,4 +1,4 @@
-"""llama.cpp through llama-cpp-python's low-level API; the only file of the worker that imports it.
+"""llama.cpp through llama-cpp-python's low-level API; with llama_sampling all that imports it in the worker.
 
 What is called for every token is bound once and called without wrappers; batch arrays are written in place.
 """
@@ -6,12 +6,14 @@ What is called for every token is bound once and called without wrappers; batch 
 import ctypes
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import llama_cpp
 from llama_cpp._ggml import libggml
 
+from common.messages import Grammar, TokenLogprob
 from neuron.worker import llama_log
 from neuron.worker.engine import (
     CHUNK_TOKENS,
@@ -23,7 +25,14 @@ from neuron.worker.engine import (
     LoadError,
     MemoryKind,
 )
-from neuron.worker.sampling import Draw, Greedy, LogitBias, MinP, Penalties, Stage, Temperature, TopK, TopP
+from neuron.worker.llama_sampling import (
+    ConstrainedSampler,
+    LlamaSampler,
+    free_sampler,
+    likelihoods,
+    new_chain,
+)
+from neuron.worker.sampling import Stage
 
 ALL_LAYERS = -1
 SCORES_MB = 128
@@ -180,6 +189,7 @@ class LlamaModel:
         self.memory_mb = self.weights_mb + self.kv_mb
         self.memory_mb += round(buffers_mb.get("compute", 0.0) + buffers_mb.get("output", 0.0))
         self._pieces: dict[int, bytes] = {}
+        self._shown_piece = partial(self.piece, is_shown=True)
         self._piece_buffer = ctypes.create_string_buffer(_PIECE_BYTES)
         self._rows: list[int] = []
         """By chunk of the last decode: the batch row of its last token."""
@@ -240,17 +250,31 @@ class LlamaModel:
             raise InvalidBatch(f"llama_decode: {reason}")
         raise DeviceLost(f"llama_decode returned {result}: {reason}")
 
-    def new_sampler(self, stages: Sequence[Stage], prompt: list[int], output: list[int]) -> "LlamaSampler":
+    def new_sampler(
+        self, stages: Sequence[Stage], prompt: list[int], output: list[int], constraint: Grammar | None = None
+    ) -> "LlamaSampler":
         """Return a chain of llama.cpp's samplers that has seen the end of the prompt and all of the output."""
-        params = llama_cpp.llama_sampler_chain_default_params()
-        params.no_perf = True
-        chain = llama_cpp.llama_sampler_chain_init(params)
-        for stage in stages:
-            llama_cpp.llama_sampler_chain_add(chain, self._sampler(stage))
-        window = max((s.window for s in stages if isinstance(s, Penalties)), default=0)
-        for token in [*prompt, *output][-window:] if window else []:
-            llama_cpp.llama_sampler_accept(chain, token)
-        return LlamaSampler(chain, self._context, self._rows)
+        chain = new_chain(self._vocab, stages, [*prompt, *output])
+        if constraint is None:
+            return LlamaSampler(chain, self._context, self._rows)
+        try:
+            return ConstrainedSampler(
+                chain,
+                self._context,
+                self._rows,
+                self._vocab,
+                stages,
+                constraint,
+                output,
+                self._shown_piece,
+            )
+        except Exception:
+            free_sampler(chain)
+            raise
+
+    def likelihoods(self, chunk: int, token: int, count: int) -> TokenLogprob:
+        """Return what the model itself thought of the token after a chunk of the last decode, and the likeliest."""
+        return likelihoods(self._context, self._rows[chunk], self.vocabulary, token, count, self._shown_piece)
 
     def piece(self, token: int, *, is_shown: bool = False) -> bytes:
         """Return the token's text; empty for control tokens unless `is_shown`."""
@@ -330,45 +354,6 @@ class LlamaModel:
         """Free context and model."""
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
-
-    def _sampler(self, stage: Stage) -> Any:
-        match stage:
-            case LogitBias(entries=entries):
-                biases = (llama_cpp.llama_logit_bias * len(entries))(*[llama_cpp.llama_logit_bias(*e) for e in entries])
-                return llama_cpp.llama_sampler_init_logit_bias(self.vocabulary, len(entries), biases)
-            case Penalties():
-                return llama_cpp.llama_sampler_init_penalties(self.vocabulary, *stage)
-            case TopK(k=k):
-                return llama_cpp.llama_sampler_init_top_k(k)
-            case TopP(p=p):
-                return llama_cpp.llama_sampler_init_top_p(p, 1)
-            case MinP(p=p):
-                return llama_cpp.llama_sampler_init_min_p(p, 1)
-            case Temperature(temperature=temperature):
-                return llama_cpp.llama_sampler_init_temp(temperature)
-            case Greedy():
-                return llama_cpp.llama_sampler_init_greedy()
-            case Draw(seed=seed):
-                return llama_cpp.llama_sampler_init_dist(seed)
-
-
-class LlamaSampler:
-    """A sampler chain of one sequence."""
-
-    __slots__ = ("_chain", "_context", "_rows")
-
-    def __init__(self, chain: Any, context: Any, rows: list[int]) -> None:
-        self._chain = chain
-        self._context = context
-        self._rows = rows
-
-    def sample(self, chunk: int) -> int:
-        """Choose the token after a chunk of the last decode, and accept it."""
-        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, self._rows[chunk]))
-
-    def close(self) -> None:
-        """Free the chain and its samplers."""
-        llama_cpp.llama_sampler_free(self._chain)
 
 
 def _text(value: bytes | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from common.messages import ModelFacts
+from common.messages import Grammar, Likelihood, ModelFacts, TokenLogprob
 from neuron.prep.vocabulary import UnusableFile
 from neuron.worker.engine import (
     Chunk,
@@ -155,6 +155,10 @@ class FakeVocabulary:
         """Return the tokens as numbers."""
         return " ".join(map(str, tokens)).encode()
 
+    def can_parse(self, gbnf: str) -> bool:
+        """Take any grammar."""
+        return True
+
     def close(self) -> None:
         """Have nothing to free."""
 
@@ -269,8 +273,10 @@ class FakeModel:
             self._last.append(self.tokens(chunk.sequence) if chunk.wants_logits else None)
         return DecodeResult.DONE
 
-    def new_sampler(self, stages: Sequence[Stage], prompt: list[int], output: list[int]) -> "FakeSampler":
-        """Return a sampler for the answer to `prompt`."""
+    def new_sampler(
+        self, stages: Sequence[Stage], prompt: list[int], output: list[int], constraint: Grammar | None = None
+    ) -> "FakeSampler":
+        """Return a sampler for the answer to `prompt`; it knows no constraint."""
         self.open_samplers += 1
         return FakeSampler(self, prompt, output)
 
@@ -285,6 +291,12 @@ class FakeModel:
         if self.knobs.text is not None:
             return _TEXT + i if i < len(self._pieces) else END
         return answer(prompt, 1, i)[0]
+
+    def likelihoods(self, chunk: int, token: int, count: int) -> TokenLogprob:
+        """Be almost certain of the token, and put the numbers after it behind it."""
+        first = [(self.piece(token), -0.25)] + [(f"{token + i} ".encode(), -2.0 * i) for i in range(1, count)]
+        top = [Likelihood(*each) for each in first]
+        return TokenLogprob(top[0], top[:count])
 
     def piece(self, token: int, *, is_shown: bool = False) -> bytes:
         """Return the token's text."""
