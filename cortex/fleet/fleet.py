@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 import zmq
+from msgspec import structs
 
 from common.catalogue import Catalogue
 from common.errors import Code, RequestError
 from common.ids import new_incarnation
 from common.messages import Job
-from cortex.fleet import listing
+from cortex.fleet import listing, prefix
 from cortex.fleet.calls import JobCall
 from cortex.fleet.contract import Health
 from cortex.fleet.jobs import NO_NEURON_RETRY_S, JobClient
@@ -110,7 +111,8 @@ class BusFleet:
 
     def submit(self, jobs: list[Job]) -> JobCall:
         """Send the jobs of one request; see contract.Fleet."""
-        return self.jobs.submit(jobs)
+        chains = {id(job.input): prefix.chain(job.input) for job in jobs}
+        return self.jobs.submit([structs.replace(job, prefix_chain=chains[id(job.input)]) for job in jobs])
 
     def models(self) -> list[dict[str, Any]]:
         """Return the entries of /v1/models."""

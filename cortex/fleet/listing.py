@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from common.catalogue import Catalogue
+from common.catalogue import Catalogue, Profile
 from common.messages import ModelState
+from cortex.fleet import placement
 from cortex.fleet.contract import Health
 from cortex.fleet.view import LinkState, Node
 
@@ -49,11 +50,22 @@ def _entry(model: str, nodes: list[Node], catalogue: Catalogue, created: int) ->
     if context is not None:
         entry["meta"] = {"n_ctx": context}
     entry["locations"] = [_location(n, m) for n, m in known if m.replicas]
-    entry["feasible_on"] = [n.name for n, m in here if m.feasible]
-    capabilities = sorted({c for _, m in known for c in m.capabilities})
+    entry["feasible_on"] = [n.name for n in nodes if _is_feasible(n, model, profile)]
+    capabilities = sorted({c for _, m in known for c in m.capabilities} or (profile.capabilities if profile else ()))
     if capabilities:
         entry["capabilities"] = capabilities
+    if any(m.pinned for _, m in here):
+        entry["pinned"] = True
     return entry
+
+
+def _is_feasible(node: Node, model: str, profile: Profile | None) -> bool:
+    if node.link not in (LinkState.UP, LinkState.SUSPECT):
+        return False
+    state = node.models.get(model)
+    if state is not None:
+        return state.feasible
+    return profile is not None and placement.is_feasible(node, profile)
 
 
 def _status(states: list[ModelState]) -> dict[str, Any]:
