@@ -52,6 +52,11 @@ class BusFleet:
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._ticker: asyncio.Task[None] | None = None
 
+    def adopt(self, catalogue: Catalogue) -> None:
+        """Take another catalogue; jobs that are on their way keep what they were sent with."""
+        self._catalogue = catalogue
+        self.jobs.adopt(catalogue)
+
     async def open(self) -> None:
         """Connect to every neuron, and wait a moment for those that answer."""
         self._context = zmq.Context()
@@ -94,7 +99,7 @@ class BusFleet:
     def resolve(self, model: str) -> str:
         """Return the id behind a model's name or alias. Raises RequestError where nobody knows it."""
         nodes = self._nodes()
-        if self._catalogue.profile(model) is not None or any(model in n.models for n in nodes):
+        if self.jobs.profile(model) is not None or any(model in n.models for n in nodes):
             return model
         target = listing.collect_aliases(nodes, self._catalogue).get(model)
         if target is not None:

@@ -54,13 +54,21 @@ class JobClient:
     def __init__(self, links: Mapping[str, Link], catalogue: Catalogue, clock: Callable[[], float]) -> None:
         """`clock`: monotonic seconds, the event loop's."""
         self._links = links
-        self._catalogue = catalogue
+        self.adopt(catalogue)
         self._clock = clock
         self._tracks: dict[str, Track] = {}
         self._holders = Holders()
         self._claims = Claims(links, clock)
         self._spread_at: dict[str, float] = {}
         """By model: when a further replica may be thought about again."""
+
+    def adopt(self, catalogue: Catalogue) -> None:
+        """Take the profiles of another catalogue."""
+        self._profiles = {p.id: p for p in catalogue.models}
+
+    def profile(self, model: str) -> Profile | None:
+        """Return the catalogue's profile of a model."""
+        return self._profiles.get(model)
 
     def __len__(self) -> int:
         return len(self._tracks)
@@ -256,7 +264,7 @@ class JobClient:
         """Have the model loaded where all gateways agree on, and send the jobs there; return why that is impossible."""
         first = tracks[0]
         model, refused = first.job.model, frozenset(first.refusals)
-        places = placement.rank(self._nodes(), model, self._catalogue.profile(model))
+        places = placement.rank(self._nodes(), model, self.profile(model))
         best = next((p for p in places if p.node not in refused), None)
         if best is None:
             return _explain(model, list(first.refusals.values()))
@@ -282,7 +290,7 @@ class JobClient:
         """Have one neuron load the model and run the jobs; another one if it cannot be reached."""
         model, link = tracks[0].job.model, self._links.get(node)
         if link is not None and routing.can_take_work(link.node):
-            link.ask_load(model, self._catalogue.profile(model), need_mb)
+            link.ask_load(model, self.profile(model), need_mb)
             if self._send(tracks, node):
                 return None
         return self._unreachable(tracks, node)
@@ -296,7 +304,7 @@ class JobClient:
 
     def _send(self, tracks: list[Track], node: str) -> bool:
         now, link, model = self.now(), self._links[node], tracks[0].job.model
-        profile = self._catalogue.profile(model) if model not in link.node.models else None
+        profile = self.profile(model) if model not in link.node.models else None
         if not link.submit([t.renew(now) for t in tracks], profile):
             return False
         for track in tracks:
@@ -305,7 +313,7 @@ class JobClient:
 
     def _spread(self, model: str) -> None:
         """Load a further replica of a model in use, if its profile wants more and it fits without an eviction."""
-        profile, now = self._catalogue.profile(model), self.now()
+        profile, now = self.profile(model), self.now()
         if profile is None or profile.replicas == 1 or now < self._spread_at.get(model, now):
             return
         self._spread_at[model] = now + SPREAD_S

@@ -19,11 +19,12 @@ _OK_DEVICE_STATES = frozenset({"ready", "starting", "stopped", "draining"})
 def list_models(nodes: Iterable[Node], catalogue: Catalogue, created: int) -> list[dict[str, Any]]:
     """Return an entry for every model that anybody knows, and one for every alias. `created`: seconds since 1970."""
     nodes = list(nodes)
-    ids = sorted({p.id for p in catalogue.models} | {m for n in nodes for m in n.models})
+    profiles = {p.id: p for p in catalogue.models}
+    ids = sorted(profiles.keys() | {m for n in nodes for m in n.models})
     aliases = collect_aliases(nodes, catalogue)
     entries = []
     for model in ids:
-        entry = _entry(model, nodes, catalogue, created)
+        entry = _entry(model, nodes, profiles.get(model), created)
         names = sorted(a for a, target in aliases.items() if target == model)
         if names:
             entry["aliases"] = names
@@ -38,12 +39,11 @@ def collect_aliases(nodes: Iterable[Node], catalogue: Catalogue) -> dict[str, st
     return {**aliases, **catalogue.aliases}
 
 
-def _entry(model: str, nodes: list[Node], catalogue: Catalogue, created: int) -> dict[str, Any]:
+def _entry(model: str, nodes: list[Node], profile: Profile | None, created: int) -> dict[str, Any]:
     known = [(n, n.models[model]) for n in nodes if model in n.models]
     here = [(n, m) for n, m in known if n.link in (LinkState.UP, LinkState.SUSPECT)]
     status = _status([m for _, m in here])
     entry: dict[str, Any] = {"id": model, "object": "model", "created": created, "owned_by": OWNER, "status": status}
-    profile = catalogue.profile(model)
     sizes = [m for _, m in known if m.status == "loaded"] or [m for _, m in known]
     contexts = [m.context for m in sizes if m.context is not None]
     context = min(contexts, default=profile.context if profile is not None else None)

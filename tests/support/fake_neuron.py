@@ -126,6 +126,8 @@ class FakeNeuron:
         """(gateway, job): what happens to a job that is submitted."""
         self.received: list[ToNeuron] = []
         self.gateways: list[str] = []
+        self.jobs_from: list[str] = []
+        """Which gateway sent each Submit."""
         self._changed = threading.Condition()
         self._port = port
         self._ready = threading.Event()
@@ -178,6 +180,7 @@ class FakeNeuron:
         elif isinstance(message, Load):
             self._send(gateway, Done(request=message.request, text="loaded"))
         elif isinstance(message, Submit):
+            self.jobs_from.append(gateway)
             for job in message.jobs:
                 self.on_job(gateway, job)
         with self._changed:
