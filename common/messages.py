@@ -373,6 +373,8 @@ class ModelState(Part, frozen=True, kw_only=True):
     """Fingerprint of the profile in force."""
     pinned: bool = False
     """Never unloaded to make room."""
+    service_s: float | None = None
+    """Seconds a job holds its slot: a moving average; None: no job has ended yet."""
     prefixes: list[str] = []
     """Hashes of prompts whose KV is resident, the latest last: a job whose prefix chain ends in one goes here."""
 
@@ -429,6 +431,8 @@ class Submit(Message, frozen=True, kw_only=True):
     """Jobs to run."""
 
     jobs: list[Job]
+    profile: Profile | None = None
+    """Of their model, where the sender has not seen the neuron tell of it."""
 
 
 class Abort(Message, frozen=True, kw_only=True):

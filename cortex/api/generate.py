@@ -13,6 +13,7 @@ from common.ids import new_job_id
 from cortex.api import errors
 from cortex.api.exchange import Exchange
 from cortex.api.front import exchange_of, too_large
+from cortex.dialects import sse
 from cortex.dialects.canonical import make_jobs
 from cortex.dialects.contract import Dialect, Heading, Stream
 from cortex.fleet.contract import Call, Events, Fleet
@@ -75,7 +76,8 @@ class Generate:
                     silent_since = loop.time()
                 elif loop.time() - silent_since >= self._ping_s or not events:
                     # Also while tokens come of which nothing can be shown yet, as inside a call.
-                    data, silent_since = stream.ping(), loop.time()
+                    reason, silent_since = call.waits_for(), loop.time()
+                    data = sse.comment(reason) if reason else stream.ping()
                 if data:
                     yield data
                 if stream.is_complete:

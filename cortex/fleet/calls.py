@@ -21,6 +21,9 @@ class Owner(Protocol):
     def drop(self, tracks: "list[Track]") -> None:
         """Forget jobs, and abort them where they run."""
 
+    def explain_wait(self, track: "Track") -> str | None:
+        """Return what a job that has not begun waits for."""
+
 
 class Track:
     """One job: where it is, and what has been tried."""
@@ -69,6 +72,11 @@ class JobCall:
     async def next(self, timeout_s: float | None) -> Events:
         """Return all events that are ready; see contract.Call."""
         return await self._mailbox.next(timeout_s)
+
+    def waits_for(self) -> str | None:
+        """Return what the first job that has not begun waits for; see contract.Call."""
+        track = next((t for t in self.tracks if not t.delivery.is_started), None)
+        return None if track is None else self._owner.explain_wait(track)
 
     def close(self) -> None:
         """Abort what still runs."""

@@ -45,6 +45,9 @@ class Call(Protocol):
         Raises RequestError when a job has failed, after the events that came before.
         """
 
+    def waits_for(self) -> str | None:
+        """Return why nothing has begun, for people: `queue 3`, `loading 40%`. None: it has, or nobody knows."""
+
     def close(self) -> None:
         """Abort what still runs."""
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 import zmq
+from msgspec import structs
 
 from common.catalogue import Catalogue
 from common.errors import Code, RequestError
 from common.ids import new_incarnation
 from common.messages import Job
-from cortex.fleet import listing
+from cortex.fleet import listing, prefix
 from cortex.fleet.calls import JobCall
 from cortex.fleet.contract import Health
 from cortex.fleet.jobs import NO_NEURON_RETRY_S, JobClient
@@ -50,6 +51,11 @@ class BusFleet:
             )
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._ticker: asyncio.Task[None] | None = None
+
+    def adopt(self, catalogue: Catalogue) -> None:
+        """Take another catalogue; jobs that are on their way keep what they were sent with."""
+        self._catalogue = catalogue
+        self.jobs.adopt(catalogue)
 
     async def open(self) -> None:
         """Connect to every neuron, and wait a moment for those that answer."""
@@ -93,7 +99,7 @@ class BusFleet:
     def resolve(self, model: str) -> str:
         """Return the id behind a model's name or alias. Raises RequestError where nobody knows it."""
         nodes = self._nodes()
-        if self._catalogue.profile(model) is not None or any(model in n.models for n in nodes):
+        if self.jobs.profile(model) is not None or any(model in n.models for n in nodes):
             return model
         target = listing.collect_aliases(nodes, self._catalogue).get(model)
         if target is not None:
@@ -110,7 +116,8 @@ class BusFleet:
 
     def submit(self, jobs: list[Job]) -> JobCall:
         """Send the jobs of one request; see contract.Fleet."""
-        return self.jobs.submit(jobs)
+        chains = {id(job.input): prefix.chain(job.input) for job in jobs}
+        return self.jobs.submit([structs.replace(job, prefix_chain=chains[id(job.input)]) for job in jobs])
 
     def models(self) -> list[dict[str, Any]]:
         """Return the entries of /v1/models."""

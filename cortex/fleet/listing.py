@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from common.catalogue import Catalogue
+from common.catalogue import Catalogue, Profile
 from common.messages import ModelState
+from cortex.fleet import placement
 from cortex.fleet.contract import Health
 from cortex.fleet.view import LinkState, Node
 
@@ -18,11 +19,12 @@ _OK_DEVICE_STATES = frozenset({"ready", "starting", "stopped", "draining"})
 def list_models(nodes: Iterable[Node], catalogue: Catalogue, created: int) -> list[dict[str, Any]]:
     """Return an entry for every model that anybody knows, and one for every alias. `created`: seconds since 1970."""
     nodes = list(nodes)
-    ids = sorted({p.id for p in catalogue.models} | {m for n in nodes for m in n.models})
+    profiles = {p.id: p for p in catalogue.models}
+    ids = sorted(profiles.keys() | {m for n in nodes for m in n.models})
     aliases = collect_aliases(nodes, catalogue)
     entries = []
     for model in ids:
-        entry = _entry(model, nodes, catalogue, created)
+        entry = _entry(model, nodes, profiles.get(model), created)
         names = sorted(a for a, target in aliases.items() if target == model)
         if names:
             entry["aliases"] = names
@@ -37,23 +39,33 @@ def collect_aliases(nodes: Iterable[Node], catalogue: Catalogue) -> dict[str, st
     return {**aliases, **catalogue.aliases}
 
 
-def _entry(model: str, nodes: list[Node], catalogue: Catalogue, created: int) -> dict[str, Any]:
+def _entry(model: str, nodes: list[Node], profile: Profile | None, created: int) -> dict[str, Any]:
     known = [(n, n.models[model]) for n in nodes if model in n.models]
     here = [(n, m) for n, m in known if n.link in (LinkState.UP, LinkState.SUSPECT)]
     status = _status([m for _, m in here])
     entry: dict[str, Any] = {"id": model, "object": "model", "created": created, "owned_by": OWNER, "status": status}
-    profile = catalogue.profile(model)
     sizes = [m for _, m in known if m.status == "loaded"] or [m for _, m in known]
     contexts = [m.context for m in sizes if m.context is not None]
     context = min(contexts, default=profile.context if profile is not None else None)
     if context is not None:
         entry["meta"] = {"n_ctx": context}
     entry["locations"] = [_location(n, m) for n, m in known if m.replicas]
-    entry["feasible_on"] = [n.name for n, m in here if m.feasible]
-    capabilities = sorted({c for _, m in known for c in m.capabilities})
+    entry["feasible_on"] = [n.name for n in nodes if _is_feasible(n, model, profile)]
+    capabilities = sorted({c for _, m in known for c in m.capabilities} or (profile.capabilities if profile else ()))
     if capabilities:
         entry["capabilities"] = capabilities
+    if any(m.pinned for _, m in here):
+        entry["pinned"] = True
     return entry
+
+
+def _is_feasible(node: Node, model: str, profile: Profile | None) -> bool:
+    if node.link not in (LinkState.UP, LinkState.SUSPECT):
+        return False
+    state = node.models.get(model)
+    if state is not None:
+        return state.feasible
+    return profile is not None and placement.is_feasible(node, profile)
 
 
 def _status(states: list[ModelState]) -> dict[str, Any]:

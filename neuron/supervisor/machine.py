@@ -253,6 +253,8 @@ class Machine:
             return
         match message:
             case Submit():
+                if message.profile is not None:
+                    self._placement.adopt(message.profile, own=False)
                 self._traffic.submit(peer, message.jobs)
             case Abort():
                 self._traffic.abort_keys(peer, message)

@@ -37,6 +37,7 @@ class FakeCall:
         self.tokens = 0
         self.first_text_at: float | None = None
         self.is_closed = False
+        self.reason: str | None = None
 
     async def next(self, timeout_s: float | None) -> Events:
         """Return the next step of every job."""
@@ -59,6 +60,10 @@ class FakeCall:
         if not events:
             await asyncio.sleep(3600 if timeout_s is None else timeout_s)
         return events
+
+    def waits_for(self) -> str | None:
+        """Return what the test set."""
+        return self.reason
 
     def close(self) -> None:
         """Remember that nobody listens any more."""

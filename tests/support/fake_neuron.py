@@ -15,6 +15,8 @@ import zmq
 from common.codec import decode_to_neuron, encode
 from common.ids import new_incarnation
 from common.messages import (
+    Claim,
+    Claimed,
     DeviceState,
     Done,
     Ended,
@@ -39,6 +41,7 @@ from common.messages import (
     ToNeuron,
 )
 from common.sockets import Channel, bus_router
+from neuron.broker.claims import Claims
 
 M = TypeVar("M")
 MODEL = "tiny/model"
@@ -114,6 +117,8 @@ class FakeNeuron:
         self.incarnation = new_incarnation()
         self.models = list(models) or [model_state()]
         self.greets = greets
+        self.claims = Claims()
+        self.answers_claims = True
         self.mute = False
         """Says nothing at all."""
         self.answer = "Hello wide world"
@@ -121,6 +126,8 @@ class FakeNeuron:
         """(gateway, job): what happens to a job that is submitted."""
         self.received: list[ToNeuron] = []
         self.gateways: list[str] = []
+        self.jobs_from: list[str] = []
+        """Which gateway sent each Submit."""
         self._changed = threading.Condition()
         self._port = port
         self._ready = threading.Event()
@@ -167,9 +174,13 @@ class FakeNeuron:
             self._send(gateway, HelloWanted())
         elif isinstance(message, Health):
             self._send(gateway, HealthReply(request=message.request, status="ok"))
+        elif isinstance(message, Claim) and self.answers_claims:
+            choice = self.claims.record(message.model, message.choice, message.refused, self._loop.time())
+            self._send(gateway, Claimed(request=message.request, model=message.model, choice=choice))
         elif isinstance(message, Load):
             self._send(gateway, Done(request=message.request, text="loaded"))
         elif isinstance(message, Submit):
+            self.jobs_from.append(gateway)
             for job in message.jobs:
                 self.on_job(gateway, job)
         with self._changed:

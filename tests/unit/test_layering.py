@@ -82,7 +82,9 @@ def test_decisions_are_pure() -> None:
     pure += [ROOT / "neuron" / "broker" / n for n in ("jobs.py", "peers.py", "claims.py")]
     pure += [ROOT / "neuron" / "discovery.py"]
     pure += [ROOT / "neuron" / "worker" / n for n in ("planner.py", "slots.py", "stops.py", "sampling.py")]
-    pure += files("cortex/dialects") + [ROOT / "cortex" / "fleet" / n for n in ("view.py", "routing.py")]
+    pure += files("cortex/dialects") + [
+        ROOT / "cortex" / "fleet" / n for n in ("view.py", "routing.py", "placement.py", "prefix.py", "listing.py")
+    ]
     forbidden = {"os", "time", "socket", "subprocess", "threading", "asyncio", "zmq", "random", "signal", "httpx"}
     assert offences(pure, forbidden) == []
 

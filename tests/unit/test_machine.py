@@ -39,6 +39,7 @@ from common.messages import (
     Started,
     Status,
     StatusReply,
+    Submit,
     Undrain,
     Unload,
     UnloadModel,
@@ -511,6 +512,14 @@ def test_a_claim_is_answered_with_the_first_on_record() -> None:
     drive.peer_says(Claim(request="1", model="x", choice="beast"))
     drive.peer_says(Claim(request="2", model="x", choice="benjy"))
     assert [c.choice for c in drive.told_of(Claimed)] == ["beast", "beast"]
+
+
+def test_jobs_may_bring_the_profile_of_a_model_that_is_not_known_here() -> None:
+    drive = two_devices()
+    drive.peer_says(Submit(jobs=[job("x", model="new")], profile=profile("new")))
+    assert not drive.told_of(Failed)
+    drive.peer_says(Models(request="1"))
+    assert [m.id for m in drive.told_of(ModelsReply)[-1].models] == ["a", "b", "new"]
 
 
 def test_a_pin_is_told_until_it_ends_and_asking_twice_changes_nothing() -> None:
