@@ -170,7 +170,11 @@ class Job(Part, frozen=True, kw_only=True):
     prefix_chain: list[str] = []
     """Hashes of the growing prompt; a routing hint only."""
     resume_tokens: list[int] = []
-    """Output tokens that earlier attempts delivered."""
+    """Output tokens that earlier attempts delivered, as ids of `resume_vocabulary`."""
+    resume_vocabulary: str = ""
+    """Fingerprint; where the file has another one, `resume_text` is tokenised instead."""
+    resume_text: str = ""
+    """What those tokens said."""
     answer: Literal["generated", "prompt"] = "generated"
     """`prompt`: the prompt itself as text and tokens, in one Rendered; no model is loaded for it."""
 
@@ -214,6 +218,8 @@ class StartedItem(Part, frozen=True, kw_only=True):
     max_tokens: int
     """Clamped to what the context leaves."""
     vocab_fingerprint: str = ""
+    resumed: int = 0
+    """Output tokens of earlier attempts, in this vocabulary; the first new one is numbered so."""
     format: str = ""
     """Family of the template's reasoning and tool calls (common/formats/family.py); "" is plain text."""
     thinking_open: bool = False
@@ -922,6 +928,8 @@ class Prepared(Message, frozen=True, kw_only=True):
     job: str
     attempt: int
     tokens: list[int]
+    resume_tokens: list[int] = []
+    """What earlier attempts delivered, in this file's vocabulary."""
     texts: list[list[int]] = []
     """Of an Embed or Rerank job, instead of `tokens`."""
     constraint: Grammar | None = None

@@ -44,6 +44,10 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
     """A comment after this much silence."""
     budget_s: Seconds = 600.0
     """For queue, model load and prefill together."""
+    recovery_s: Annotated[float, Meta(ge=0)] = 60.0
+    """How long a request that lost its worker or neuron waits to go on elsewhere, or there again."""
+    node_grace_s: Annotated[float, Meta(ge=0)] = 30.0
+    """How long a lost neuron is waited for before its models are loaded elsewhere for the requests it had."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long a stop waits for running requests."""
     max_body_mb: Positive = 64

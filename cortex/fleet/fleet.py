@@ -15,7 +15,8 @@ from common.messages import Job
 from cortex.fleet import listing, prefix
 from cortex.fleet.calls import JobCall
 from cortex.fleet.contract import Health
-from cortex.fleet.jobs import NO_NEURON_RETRY_S, JobClient
+from cortex.fleet.dispatch import NO_NEURON_RETRY_S
+from cortex.fleet.jobs import JobClient
 from cortex.fleet.link import Link
 from cortex.fleet.view import Node
 from cortex.settings import CortexSettings
@@ -38,7 +39,13 @@ class BusFleet:
         self._created = created
         self._links: dict[str, Link] = {}
         loop = asyncio.get_running_loop()
-        self.jobs = JobClient(self._links, catalogue, loop.time)
+        self.jobs = JobClient(
+            self._links,
+            loop.time,
+            recovery_s=settings.gateway.recovery_s,
+            node_grace_s=settings.gateway.node_grace_s,
+        )
+        self.jobs.dispatcher.adopt(catalogue)
         incarnation = new_incarnation()
         for name, endpoint in settings.neuron_endpoints().items():
             self._links[name] = Link(
@@ -55,7 +62,7 @@ class BusFleet:
     def adopt(self, catalogue: Catalogue) -> None:
         """Take another catalogue; jobs that are on their way keep what they were sent with."""
         self._catalogue = catalogue
-        self.jobs.adopt(catalogue)
+        self.jobs.dispatcher.adopt(catalogue)
 
     async def open(self) -> None:
         """Connect to every neuron, and wait a moment for those that answer."""
@@ -99,7 +106,7 @@ class BusFleet:
     def resolve(self, model: str) -> str:
         """Return the id behind a model's name or alias. Raises RequestError where nobody knows it."""
         nodes = self._nodes()
-        if self.jobs.profile(model) is not None or any(model in n.models for n in nodes):
+        if self.jobs.dispatcher.profile(model) is not None or any(model in n.models for n in nodes):
             return model
         target = listing.collect_aliases(nodes, self._catalogue).get(model)
         if target is not None:

@@ -46,6 +46,7 @@ def prepare(
         job=job.id,
         attempt=job.attempt,
         tokens=tokens,
+        resume_tokens=_resume_tokens(job, vocabulary),
         constraint=resolve(job, vocabulary),
         max_tokens=room if job.max_tokens is None else min(job.max_tokens, room),
         vocab_fingerprint=vocabulary.facts.vocab_fingerprint,
@@ -66,6 +67,14 @@ def _with_format(prepared: Prepared, chat: Chat, vocabulary: Vocabulary, family:
         thinking_open=family.reasoning is not None and is_opened_by(prompt, family.reasoning),
         shown=sorted({ids[0] for ids in alone if len(ids) == 1}),
     )
+
+
+def _resume_tokens(job: Job, vocabulary: Vocabulary) -> list[int]:
+    """Return what earlier attempts delivered; other ids for the same text where a neuron with another file goes on."""
+    if job.resume_vocabulary != vocabulary.facts.vocab_fingerprint:
+        return vocabulary.tokenise(job.resume_text, add_special=False, parse_special=True) if job.resume_text else []
+    _check_ids(job.resume_tokens, vocabulary, "resume_tokens")
+    return job.resume_tokens
 
 
 def _render_only(job: Job, vocabulary: Vocabulary, template: ChatTemplate | RequestError) -> Rendered:
@@ -132,7 +141,6 @@ def _too_long(count: str, context: int, field: str) -> RequestError:
 def _check_sampling(job: Job, vocabulary: Vocabulary) -> None:
     sampling = job.sampling
     _check_ids(sampling.logit_bias, vocabulary, "logit_bias")
-    _check_ids(job.resume_tokens, vocabulary, "resume_tokens")
     if len(sampling.stop) > STOPS:
         raise _refusal(f"{len(sampling.stop)} stop strings are more than {STOPS}", "stop")
     if any(not 1 <= len(stop) <= STOP_CHARACTERS for stop in sampling.stop):

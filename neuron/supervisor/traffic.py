@@ -207,6 +207,7 @@ class Traffic:
             prompt_tokens=len(prepared.tokens),
             max_tokens=max_tokens,
             vocab_fingerprint=prepared.vocab_fingerprint,
+            resumed=len(prepared.resume_tokens),
             format=prepared.format,
             thinking_open=prepared.thinking_open,
         )
@@ -217,7 +218,7 @@ class Traffic:
             model=self._model(entry).id,
             request_id=entry.job.request_id,
             tokens=prepared.tokens,
-            resume_tokens=entry.job.resume_tokens,
+            resume_tokens=prepared.resume_tokens,
             sampling=entry.job.sampling,
             constraint=prepared.constraint,
             logprobs=entry.job.logprobs,

@@ -155,7 +155,7 @@ def test_the_sdk_raises_for_a_failure_in_mid_stream(gateway: Gateway, neuron: Fa
     def play(peer: str, job: Job) -> None:
         neuron._send(peer, started(job))
         neuron._send(peer, token(job, 0, "Hel"))
-        failing_item = FailedItem(job=job.id, attempt=0, code=Code.WORKER_DIED, message="gone", retriable=True)
+        failing_item = FailedItem(job=job.id, attempt=0, code=Code.WORKER_DIED, message="gone", retriable=False)
         neuron._send(peer, Failed(items=[failing_item]))
 
     neuron.on_job = play
@@ -258,7 +258,7 @@ def test_a_hangup_changes_the_catalogue_of_every_process_and_cuts_no_stream(tmp_
                 psutil.Process(pid).send_signal(signal.SIGHUP)  # as `systemctl reload` may do with a whole group
             assert_listed(gateway, "new/model", "old/model")
             neuron.send(token(neuron.jobs()[-1], 0, "still here"), neuron.jobs_from[-1])
-            assert "still here" in next(lines)
+            assert any("still here" in line for line in lines)  # a comment may come before
         assert worker_pids(gateway) == before
 
 

@@ -78,7 +78,12 @@ def started(job: Job | JobKey, *, prompt_tokens: int = 5, cached_tokens: int = 0
     """Return the beginning of a job."""
     key = _key(job)
     item = StartedItem(
-        job=key.job, attempt=key.attempt, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, max_tokens=100
+        job=key.job,
+        attempt=key.attempt,
+        prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
+        max_tokens=100,
+        resumed=len(job.resume_tokens) if isinstance(job, Job) else 0,
     )
     return Started(items=[item])
 
@@ -192,10 +197,10 @@ class FakeNeuron:
         return node_state(*self.models, **{"incarnation": self.incarnation, "name": self.name, **changes})  # type: ignore[arg-type]
 
     def run(self, gateway: str, job: Job) -> None:
-        """Answer a job at once."""
+        """Answer a job at once, from where it is to be resumed."""
         words = self.answer.split(" ")
         self._send(gateway, started(job))
-        for at, word in enumerate(words):
+        for at, word in list(enumerate(words))[len(job.resume_tokens) :]:
             self._send(gateway, token(job, at, word if at == 0 else " " + word))
         self._send(gateway, ended(job, len(words)))
 
