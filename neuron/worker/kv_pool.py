@@ -16,9 +16,10 @@ KEEP_TOKENS = 16
 GAIN_TOKENS = 32
 """Fewer tokens are computed sooner than waited for or restored."""
 SAVE_AFTER_S = 0.3
-"""Most turns of an agent follow at once; whoever is idle for longer is saved."""
-LEAVE_AFTER_S = 1.0
-"""An idle sequence leaves its cells to the host's copy, if others run: attention passes over idle cells too."""
+"""A worker with nothing to do saves who is idle for so long; an agent's next turn mostly comes sooner."""
+LEAVE_AFTER_S = 3.0
+"""Beside others who run, an idle sequence goes to host memory after this time. Attention passes over idle cells too,
+and by then that has cost about as much as the save does."""
 TAIL_TOKENS = 8
 """So far before a prompt's end a state is kept that cannot be cut: templates write an answer's first tokens anew."""
 
@@ -138,17 +139,20 @@ class KvPool:
         return False
 
     def tidy(self, *, is_busy: bool) -> bool:
-        """Save or send away a piece of what is idle; False if there is nothing to do now.
+        """Save a piece of what is idle, or send away what is saved; False if there is nothing to do now.
 
-        With `is_busy`, when others wait for their next token, who is saved also leaves.
+        With `is_busy`, when others wait for their next token, only who is about to leave is saved.
         """
-        now = self._clock()
+        if not self._host.is_on:
+            return False
+        idle_since = self._clock() - (LEAVE_AFTER_S if is_busy else SAVE_AFTER_S)
         for resident in self.cache:
-            idle_s = now - resident.idle_since
-            if self._host.is_on and idle_s >= SAVE_AFTER_S and resident.saved < len(resident.tokens):
+            if resident.idle_since > idle_since:
+                return False  # the others are not idle for longer
+            if resident.saved < len(resident.tokens):
                 self._save_piece(resident)
                 return True
-            if is_busy and idle_s >= LEAVE_AFTER_S and self._host.is_on:
+            if is_busy:
                 self._evict(resident)
                 return True
         return False

@@ -156,6 +156,7 @@ class LlamaEngine:
                 params.n_ubatch = min(CHUNK_TOKENS, rows)
                 params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.kv_unified = True
+        params.swa_full = False  # a layer that looks back at a window holds windows, not contexts
         params.no_perf = True
         params.offload_kqv = params.op_offload = self._kind != "cpu"
         return params

@@ -42,7 +42,7 @@ from common.messages import (
     UnloadModel,
     WorkerHello,
 )
-from neuron.worker.engine import DeviceLost
+from neuron.worker.engine import DeviceLost, Engine
 from neuron.worker.loop import Loop
 from tests.support.fake_engine import FakeEngine, FakeModel, answer, text_of, tokenise, write_model
 from tests.support.tasks import make_task
@@ -78,10 +78,10 @@ class FakeLink:
 class Harness:
     """A loop, and what a supervisor would have understood of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: Engine | None = None) -> None:
         self.folder = folder
         self.link = FakeLink()
-        self.loop = Loop(FakeEngine(), self.link, incarnation="i", device="d", step_budget_s=0.25)
+        self.loop = Loop(engine or FakeEngine(), self.link, incarnation="i", device="d", step_budget_s=0.25)
 
     def load(self, name: str = "m", *, context: int = 8192, kv: int = 8192, parallel: int = 4, **knobs: object) -> None:
         path = write_model(self.folder / f"{name}.gguf", **knobs)

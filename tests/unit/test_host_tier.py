@@ -24,11 +24,13 @@ def tokens_of(seed: int, length: int) -> list[int]:
 
 
 def test_a_saved_sequence_is_found_whole_and_in_part() -> None:
-    tier, tokens = HostTier(10_000), tokens_of(1, 1300)
+    piece, tier = PIECE_TOKENS, HostTier(10_000)
+    tokens = tokens_of(1, 2 * piece + 100)
     save(tier, tokens)
     pieces, length = tier.match(KEY, [*tokens, 5, 6])
-    assert ([(p.start, p.end) for p in pieces], length) == ([(0, 512), (512, 1024), (1024, 1300)], 1300)
-    assert tier.match(KEY, [*tokens[:700], -1, *tokens[701:]])[1] == 700
+    assert [(p.start, p.end) for p in pieces] == [(0, piece), (piece, 2 * piece), (2 * piece, 2 * piece + 100)]
+    assert length == len(tokens)
+    assert tier.match(KEY, [*tokens[:300], -1, *tokens[301:]])[1] == 300
     assert tier.match("another", tokens) == ([], 0)
 
 
@@ -61,7 +63,7 @@ def test_the_least_recently_used_goes_first_and_never_what_others_stand_on() -> 
 
 def test_a_piece_whose_beginning_is_gone_is_not_kept() -> None:
     tier, tokens = HostTier(10_000), tokens_of(1, 1024)
-    assert not tier.add(KEY, tokens, 512, bytearray(512))
+    assert not tier.add(KEY, tokens, PIECE_TOKENS, bytearray(PIECE_TOKENS))
     assert tier.used == 0
 
 
@@ -70,7 +72,7 @@ def test_a_smaller_budget_holds_at_once() -> None:
     save(tier, tokens_of(1, 2000))
     tier.resize(1000)
     tier.check()
-    assert tier.match(KEY, tokens_of(1, 2000))[1] == 512
+    assert tier.match(KEY, tokens_of(1, 2000))[1] == 1000 // PIECE_TOKENS * PIECE_TOKENS
     tier.resize(0)
     assert (tier.used, tier.is_on) == (0, False)
 
