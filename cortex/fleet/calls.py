@@ -94,10 +94,10 @@ class JobCall:
     def add(self, track: Track, item: TokenItem) -> None:
         """Hand tokens to the reader; ids without text, as of half a character, only count."""
         self.tokens += len(item.ids)
-        if item.text:
+        if item.text or item.logprobs:
             if self.first_text_at is None:
                 self.first_text_at = self._owner.now()
-            self._mailbox.put_text(track.index, item.text)
+            self._mailbox.put_text(track.index, item.text, item.logprobs)
 
     def end(self, track: Track, item: EndedItem | RenderedItem) -> None:
         """Hand a job's good end to the reader."""
