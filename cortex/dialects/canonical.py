@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import structs
 
-from common.messages import Chat, Job, Sampling, Text, TokenIds
+from common.messages import Chat, Grammar, Job, JsonObject, JsonSchema, Sampling, Text, TokenIds
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,6 +17,11 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 1
     """Answers to each input."""
     sampling: Sampling = Sampling()
+    constraint: Grammar | JsonSchema | JsonObject | None = None
+    constraint_field: str = "response_format"
+    """Where in the request it stands."""
+    logprobs: int | None = None
+    """Log-probabilities of each token and of so many likeliest ones; None: none."""
     max_tokens: int | None = None
     is_stream: bool = False
 
@@ -48,6 +53,9 @@ def make_jobs(
             request_id=request_id,
             input=given,
             sampling=_reseed(generation.sampling, number),
+            constraint=generation.constraint,
+            constraint_field=generation.constraint_field,
+            logprobs=generation.logprobs,
             max_tokens=generation.max_tokens,
             budget_ms=budget_ms,
             principal=principal,

@@ -9,10 +9,11 @@ from cortex.dialects import openai_fields
 from cortex.dialects.answer import Offer
 from cortex.dialects.canonical import Generation
 from cortex.dialects.contract import Heading
-from cortex.dialects.decoding import BodyDecoder
+from cortex.dialects.decoding import BodyDecoder, invalid_value, unsupported
 from cortex.dialects.effort import Effort, effort_arguments
 from cortex.dialects.openai_chat_reply import ChatBody, ChatStream
 from cortex.dialects.openai_fields import Fields, TokenLimit
+from cortex.dialects.openai_format import read_constraint
 from cortex.dialects.openai_messages import read_messages
 from cortex.dialects.openai_tools import combine, read_choice, read_tools, schemas
 
@@ -24,13 +25,13 @@ class ChatFields(Fields, frozen=True, kw_only=True):
     max_completion_tokens: TokenLimit | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: Effort | None = None
-    top_logprobs: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: list[Any] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
     modalities: Any = None
     audio: Any = None
 
@@ -45,11 +46,17 @@ class ChatRequest:
         limit = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
         self._includes_usage = fields.includes_usage
         chat, self._offer = read_chat(fields)
+        constraint, field = read_constraint(fields)
+        if constraint is not None and chat.tools:
+            raise unsupported(field.split(".")[0], 'leave it out, or send "tool_choice": "none"')
         self.generation = Generation(
             model=fields.model,
             inputs=[chat],
             n=fields.n or 1,
             sampling=openai_fields.read_sampling(fields),
+            constraint=constraint,
+            constraint_field=field,
+            logprobs=_read_logprobs(fields),
             max_tokens=openai_fields.read_limit(limit),
             is_stream=bool(fields.stream),
         )
@@ -93,15 +100,19 @@ def read_chat(fields: ChatFields) -> tuple[Chat, Offer | None]:
     return chat, chosen.offer
 
 
+def _read_logprobs(fields: ChatFields) -> int | None:
+    if fields.logprobs:
+        return fields.top_logprobs or 0
+    if fields.top_logprobs:
+        raise invalid_value("top_logprobs", "left out unless logprobs is true")
+    return None
+
+
 def _refuse_unsupported(fields: ChatFields) -> None:
     later = "leave it out; this version generates text only"
-    form = fields.response_format
-    is_text = form is None or (isinstance(form, dict) and form.get("type") == "text")
     openai_fields.refuse(
         ("functions", bool(fields.functions), "use tools"),
         ("function_call", fields.function_call not in (None, "none", "auto"), "use tool_choice"),
-        ("response_format", not is_text, 'use {"type": "text"} or leave it out'),
-        ("top_logprobs", bool(fields.top_logprobs), "leave it out"),
         ("modalities", fields.modalities not in (None, [], ["text"]), 'use ["text"] or leave it out'),
         ("audio", fields.audio is not None, later),
     )

@@ -5,13 +5,14 @@ from typing import Any
 import orjson
 
 from common.formats.contract import Call, Content, Delta, Reasoning
-from common.messages import EndedItem, StartedItem
+from common.messages import EndedItem, StartedItem, TokenLogprob
 from cortex.dialects import sse
 from cortex.dialects.answer import Answer, Offer
 from cortex.dialects.canonical import Generation
 from cortex.dialects.contract import Heading
+from cortex.dialects.openai_logprobs import chat_logprobs
 from cortex.dialects.tally import Tally
-from cortex.fleet.contract import Events
+from cortex.fleet.contract import Events, Told
 
 REASONS = {"stop": "stop", "stop_sequence": "stop", "length": "length", "tool_calls": "tool_calls"}
 
@@ -55,6 +56,8 @@ class ChatStream:
                     out += (self._heads[index], orjson.dumps(event), self._tail)
                 else:
                     self._write(out, index, answer.push(event))
+            elif isinstance(event, Told):
+                self._tell(out, index, event)
             elif isinstance(event, StartedItem):
                 self._tally.begin(index, event)
                 self._answers[index].begin(event)
@@ -71,6 +74,17 @@ class ChatStream:
     def ping(self) -> bytes:
         """Return what is sent in silence."""
         return sse.PING
+
+    def _tell(self, out: list[bytes], index: int, event: Told) -> None:
+        """Write a piece with its tokens' log-probabilities, which go before it where it is yet to be read."""
+        answer, delta, deltas = self._answers[index], b"{}", []
+        if answer.is_plain:
+            delta = orjson.dumps({"content": event.text})
+        else:
+            deltas = answer.push(event.text)
+        logprobs = orjson.dumps(chat_logprobs(event.logprobs))
+        out.append(self._chunk(index, delta, b"null", self._close(), logprobs))
+        self._write(out, index, deltas)
 
     def _write(self, out: list[bytes], index: int, deltas: list[Delta]) -> None:
         for delta in deltas:
@@ -103,9 +117,9 @@ class ChatStream:
     def _delta(self, index: int, delta: dict[str, Any]) -> bytes:
         return self._chunk(index, orjson.dumps(delta), b"null", self._close())
 
-    def _chunk(self, index: int, delta: bytes, reason: bytes, close: bytes) -> bytes:
-        return b'%s{"index":%d,"delta":%s,"logprobs":null,"finish_reason":%s}]%s' % (
-            self._open, index, delta, reason, close,
+    def _chunk(self, index: int, delta: bytes, reason: bytes, close: bytes, logprobs: bytes = b"null") -> bytes:
+        return b'%s{"index":%d,"delta":%s,"logprobs":%s,"finish_reason":%s}]%s' % (
+            self._open, index, delta, logprobs, reason, close,
         )  # fmt: skip
 
     def _close(self, *, timings: bool = False) -> bytes:
@@ -130,6 +144,8 @@ class ChatBody:
         self._answers = [Answer(offer) for _ in range(generation.size)]
         self._deltas: list[list[Delta]] = [[] for _ in range(generation.size)]
         self._reasons = [""] * generation.size
+        self._has_logprobs = generation.logprobs is not None
+        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(generation.size)]
 
     @property
     def is_complete(self) -> bool:
@@ -142,6 +158,9 @@ class ChatBody:
             answer = self._answers[index]
             if isinstance(event, str):
                 self._deltas[index] += answer.push(event)
+            elif isinstance(event, Told):
+                self._deltas[index] += answer.push(event.text)
+                self._logprobs[index] += event.logprobs
             elif isinstance(event, StartedItem):
                 self._tally.begin(index, event)
                 answer.begin(event)
@@ -157,7 +176,7 @@ class ChatBody:
             {
                 "index": index,
                 "message": self._message(index, deltas),
-                "logprobs": None,
+                "logprobs": chat_logprobs(self._logprobs[index]) if self._has_logprobs else None,
                 "finish_reason": self._reasons[index],
             }
             for index, deltas in enumerate(self._deltas)

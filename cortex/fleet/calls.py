@@ -6,7 +6,7 @@ from typing import Protocol
 from msgspec import structs
 
 from common.errors import RequestError
-from common.messages import EndedItem, Job, JobKey, RenderedItem, StartedItem
+from common.messages import EndedItem, Job, JobKey, RenderedItem, StartedItem, TokenItem
 from cortex.fleet.contract import Events
 from cortex.fleet.delivery import Delivery
 from cortex.fleet.mailbox import Mailbox
@@ -104,13 +104,13 @@ class JobCall:
         """Hand a job's beginning to the reader."""
         self._mailbox.put_start(track.index, item)
 
-    def add(self, track: Track, text: str, tokens: int) -> None:
-        """Hand text to the reader; tokens without any, as of half a character, only count."""
-        self.tokens += tokens
-        if text:
+    def add(self, track: Track, item: TokenItem) -> None:
+        """Hand tokens to the reader; ids without text, as of half a character, only count."""
+        self.tokens += len(item.ids)
+        if item.text or item.logprobs:
             if self.first_text_at is None:
                 self.first_text_at = self._owner.now()
-            self._mailbox.put_text(track.index, text)
+            self._mailbox.put_text(track.index, item.text, item.logprobs)
 
     def end(self, track: Track, item: EndedItem | RenderedItem) -> None:
         """Hand a job's good end to the reader, with the counts of the attempt that it has seen begin."""

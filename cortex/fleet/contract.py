@@ -9,13 +9,22 @@ A request becomes one Call of one or more jobs. The call hands out events until 
 Whoever holds a Call closes it; closing aborts what still runs, and is idempotent.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from common.messages import EndedItem, Job, RenderedItem, StartedItem
+from common.messages import EndedItem, Job, RenderedItem, StartedItem, TokenLogprob
 
-Event = StartedItem | str | EndedItem | RenderedItem
+
+class Told(NamedTuple):
+    """A piece of text of a job that asks for log-probabilities, and those of the tokens it came with."""
+
+    text: str
+    """May be empty while half a character is held back."""
+    logprobs: list[TokenLogprob]
+
+
+Event = StartedItem | str | Told | EndedItem | RenderedItem
 """Of one job: begun; a piece of text; the good end; the good end of a job that asked for its prompt."""
 Events = list[tuple[int, Event]]
 """With the index of the job in its call."""

@@ -26,7 +26,7 @@ class Delivery:
         """The first attempt's beginning: the only one that is shown."""
         self.held = 0
         """Output tokens received, as the current attempt counts them."""
-        self.last_words = ""
+        self.last_words: list[TokenItem] = []
         """Text without ids, which only the end makes final: another attempt would say it again."""
         self._texts: list[str] = []
         self._ids: list[int] | None = []
@@ -78,7 +78,7 @@ class Delivery:
             # One that overlaps only in part cannot be cut: its text does not say where each token ends.
             return Verdict.DUPLICATE if item.at + len(item.ids) <= self.held else Verdict.GAP
         if not item.ids:
-            self.last_words += item.text
+            self.last_words.append(item)
             return Verdict.ACCEPT
         self.held += len(item.ids)
         self._texts.append(item.text)
@@ -96,5 +96,5 @@ class Delivery:
         """Give the present attempt up for another, and return its number."""
         self.attempt += 1
         self.is_started = False
-        self.last_words = ""
+        self.last_words.clear()
         return self.attempt

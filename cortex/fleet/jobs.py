@@ -143,7 +143,8 @@ class JobClient:
                 verdict = delivery.judge_tokens(item)
                 if verdict is Verdict.ACCEPT:
                     track.recovery.end()
-                    call.add(track, item.text if item.ids else "", len(item.ids))
+                    if item.ids:
+                        call.add(track, item)
             case StartedItem():
                 verdict = delivery.judge_start(item)
                 if verdict is Verdict.ACCEPT:
@@ -152,7 +153,8 @@ class JobClient:
                 verdict = delivery.judge_end(item.attempt, item.total)
                 if verdict is Verdict.ACCEPT:
                     self._end(track)
-                    call.add(track, delivery.last_words, 0)
+                    for words in delivery.last_words:
+                        call.add(track, words)
                     call.end(track, item)
             case RenderedItem():
                 self._end(track)

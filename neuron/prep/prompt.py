@@ -61,10 +61,16 @@ def _with_format(prepared: Prepared, chat: Chat, vocabulary: Vocabulary, family:
     if not chat.tools and family.parser(None, is_open=False) is None:
         return prepared
     alone = [vocabulary.tokenise(m, add_special=False, parse_special=True) for m in family.markers()]
+    thinking_open = family.reasoning is not None and is_opened_by(prompt, family.reasoning)
+    constraint = prepared.constraint
+    if thinking_open and family.reasoning is not None and constraint is not None and not constraint.triggers:
+        # Thoughts are free; the answer after them is what was asked for.
+        constraint = structs.replace(constraint, triggers=[family.reasoning.end])
     return structs.replace(
         prepared,
+        constraint=constraint,
         format=family.name,
-        thinking_open=family.reasoning is not None and is_opened_by(prompt, family.reasoning),
+        thinking_open=thinking_open,
         shown=sorted({ids[0] for ids in alone if len(ids) == 1}),
     )
 

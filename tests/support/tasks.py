@@ -1,6 +1,6 @@
 """Tasks and generations for the tests of the worker."""
 
-from common.messages import Sampling, StartedItem, Task
+from common.messages import Grammar, Sampling, StartedItem, Task
 from neuron.worker.generation import Generation
 
 
@@ -14,6 +14,8 @@ def make_task(
     gateway: str = "gateway",
     model: str = "m",
     sampling: Sampling | None = None,
+    constraint: Grammar | None = None,
+    logprobs: int | None = None,
 ) -> Task:
     """Return a task as the supervisor sends it."""
     return Task(
@@ -25,6 +27,8 @@ def make_task(
         tokens=tokens,
         resume_tokens=resume or [],
         sampling=sampling or Sampling(),
+        constraint=constraint,
+        logprobs=logprobs,
         max_tokens=max_tokens,
         started=StartedItem(job=job, attempt=attempt, prompt_tokens=len(tokens), max_tokens=max_tokens),
     )

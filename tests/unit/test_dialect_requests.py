@@ -218,12 +218,6 @@ def test_a_required_field_is_named(missing: str) -> None:
         ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"function_call": {"name": "f"}}, "function_call"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"response_format": "json"}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
-        ({"top_logprobs": 3}, "top_logprobs"),
-        ({"grammar": "root ::= x"}, "grammar"),
-        ({"ignore_eos": True}, "ignore_eos"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
         (
@@ -290,7 +284,7 @@ def test_a_completion_has_16_tokens_unless_told_otherwise() -> None:
     [
         ({"suffix": "x"}, Code.UNSUPPORTED_PARAMETER, "suffix"),
         ({"best_of": 2}, Code.UNSUPPORTED_PARAMETER, "best_of"),
-        ({"logprobs": 0}, Code.UNSUPPORTED_PARAMETER, "logprobs"),
+        ({"logprobs": 6}, Code.INVALID_VALUE, "logprobs"),
         ({"prompt": [1, 2], "echo": True}, Code.INVALID_VALUE, "echo"),
         ({"prompt": ["x"] * 20, "n": 16}, Code.INVALID_VALUE, "prompt"),
     ],

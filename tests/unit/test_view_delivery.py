@@ -114,6 +114,7 @@ def test_text_without_tokens_is_final_only_with_the_end() -> None:
     delivery = begun()
     delivery.judge_tokens(item(0))
     delivery.judge_tokens(TokenItem("j", 0, 1, "held back", []))
-    assert (delivery.last_words, delivery.resume_text) == ("held back", "<0>")
+    assert [w.text for w in delivery.last_words] == ["held back"]
+    assert delivery.resume_text == "<0>"
     delivery.begin_attempt()
-    assert delivery.last_words == ""
+    assert delivery.last_words == []
