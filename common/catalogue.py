@@ -27,6 +27,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Only devices with at least so much memory in all are considered."""
     pinned_on: list[Annotated[str, Meta(min_length=1)]] = []
     """Neurons that are asked first, and that never unload it to make room."""
+    residency_priority: int = 100
+    """Class: a model never has to make room for one of a lower class; equal classes do so for each other in turns."""
+    ttl_s: Annotated[float, Meta(gt=0)] | None = None
+    """Unload it after so many seconds without a request, unless it is pinned. Unset: only to make room."""
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1
     """How many neurons are to hold it once it is in use. Further ones are loaded only where nothing has to give way."""
     capabilities: list[Capability] = []

@@ -337,7 +337,11 @@ class DeviceState(Part, frozen=True, kw_only=True):
     draining: bool = False
     worker_pid: int | None = None
     restarts: int = 0
+    paused_for_s: float | None = None
+    """Left of a pause when this state was made; None: it is not paused, or until an admin resumes it."""
     steps: int = 0
+    cycles: int = 0
+    """Loads that its present worker has completed."""
     phase: str | None = None
     backend: str | None = None
     """llama.cpp backend that the worker really uses, for example CPU or CUDA."""
@@ -353,6 +357,8 @@ class ReplicaState(Part, frozen=True, kw_only=True):
     """0 to 1 while loading."""
     running: int = 0
     load_s: float | None = None
+    makes_room_for: str | None = None
+    """Why it is on its way out: another model needs its memory."""
 
 
 class ModelState(Part, frozen=True, kw_only=True):
@@ -379,8 +385,14 @@ class ModelState(Part, frozen=True, kw_only=True):
     """Fingerprint of the profile in force."""
     pinned: bool = False
     """Never unloaded to make room."""
-    service_s: float | None = None
-    """Seconds a job holds its slot: a moving average; None: no job has ended yet."""
+    residency_priority: int = 100
+    """Class: it makes room only for its own class and higher ones."""
+    waits_for_room: bool = False
+    """Other models have to make room before it can be loaded."""
+    service_ms: int | None = None
+    """Measured time that a request holds its slot; None: none has ended yet."""
+    unloaded_because: str | None = None
+    """Of the last unload that nobody asked for."""
     prefixes: list[str] = []
     """Hashes of prompts whose KV is resident, the latest last: a job whose prefix chain ends in one goes here."""
 
@@ -496,6 +508,8 @@ class Load(Message, frozen=True, kw_only=True):
     profile: Profile | None = None
     """The gateway's catalogue is the source; None: the neuron's own profile."""
     device: str | None = None
+    may_evict: bool = True
+    """False: load it only where nothing has to give way."""
 
 
 class Unload(Message, frozen=True, kw_only=True):
@@ -549,6 +563,25 @@ class Undrain(Message, frozen=True, kw_only=True):
     target: str | None = None
 
 
+class Pause(Message, frozen=True, kw_only=True):
+    """Finish a device's jobs, unload its models, end its worker and leave it alone, also after a restart of the neuron.
+
+    Answered when the device is free.
+    """
+
+    request: str
+    device: str
+    for_s: float | None = None
+    """None: until Resume."""
+
+
+class Resume(Message, frozen=True, kw_only=True):
+    """End a pause, and load again what the device held."""
+
+    request: str
+    device: str
+
+
 class RestartWorker(Message, frozen=True, kw_only=True):
     """End the device's worker and start another; its models are loaded again. Running jobs fail, retriable."""
 
@@ -558,7 +591,7 @@ class RestartWorker(Message, frozen=True, kw_only=True):
 
 ToNeuron = (
     Hello | Beat | Submit | Abort | Claim | Status | Discover | Health | Models | Version
-    | Load | Unload | Pin | Unpin | ClearCache | Memory | Drain | Undrain | RestartWorker
+    | Load | Unload | Pin | Unpin | ClearCache | Memory | Drain | Undrain | Pause | Resume | RestartWorker
 )  # fmt: skip
 
 

@@ -69,6 +69,15 @@ class WatchdogSettings(Section, frozen=True, kw_only=True):
     """For the device's memory to be seen free after a worker is gone."""
 
 
+class EvictionSettings(Section, frozen=True, kw_only=True):
+    """How room is made. Unset keys: as the gateways say in their own `eviction:`, else lru and 50."""
+
+    strategy: Literal["lru", "priority"] | None = None
+    """lru: whose last use is longest ago goes first. priority: the lowest residency_priority first."""
+    defrag_after_cycles: Positive | None = None
+    """An idle worker is restarted after so many loads."""
+
+
 class LogSettings(Section, frozen=True, kw_only=True):
     """Logging to stderr."""
 
@@ -96,6 +105,11 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     host_cache_mb: Annotated[int, Meta(ge=0)] = msgspec.field(default_factory=lambda: _host_cache_mb())
     """Host memory for idle conversations, all workers of this host together; 0: none. Unset: a quarter of the RAM,
     at most 32 GiB."""
+    swap_wait_s: Seconds = 60.0
+    """How long a model may wait for others to finish their jobs and make room."""
+    idle_exit_s: Seconds = 60.0
+    """A worker without a model ends after this time, so that its GPU can sleep; the next load starts another."""
+    eviction: EvictionSettings = EvictionSettings()
     step_budget_ms: Positive = 370
     """How long a prompt chunk may keep running streams waiting."""
     restart: RestartSettings = RestartSettings()

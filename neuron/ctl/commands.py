@@ -26,12 +26,16 @@ from common.messages import (
     MemoryReply,
     Models,
     ModelsReply,
+    Pause,
+    Pin,
     Progress,
     RestartWorker,
+    Resume,
     Status,
     StatusReply,
     Undrain,
     Unload,
+    Unpin,
     Version,
     VersionReply,
 )
@@ -120,6 +124,21 @@ def _device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", metavar="DEVICE", help="UUID, as status shows it")
 
 
+def _pause(parser: argparse.ArgumentParser) -> None:
+    _device(parser)
+    parser.add_argument(
+        "--for", dest="for_s", type=_duration, metavar="TIME", help="for example 90m, 2h, 1d (default: until resume)"
+    )
+
+
+def _duration(text: str) -> float:
+    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = text[:-1], text[-1:]
+    if unit not in seconds or not number.replace(".", "", 1).isdigit() or not float(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write for example 90m, 2h or 1d")
+    return float(number) * seconds[unit]
+
+
 def _optional_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="id or alias; without it all")
 
@@ -188,6 +207,34 @@ COMMANDS: dict[str, Command] = {
         _scope,
     ),
     "undrain": Command("take jobs again", lambda r, a: Undrain(request=r, **_target(a)), Done, _show_done, _scope),
+    "pin": Command(
+        "never unload a model to make room",
+        lambda r, a: Pin(request=r, model=a.model),
+        Done,
+        _show_done,
+        _model,
+    ),
+    "unpin": Command(
+        "let a model be unloaded to make room",
+        lambda r, a: Unpin(request=r, model=a.model),
+        Done,
+        _show_done,
+        _model,
+    ),
+    "pause": Command(
+        "leave a device to other programs: finish its jobs, unload its models, end its worker",
+        lambda r, a: Pause(request=r, device=a.device, for_s=a.for_s),
+        Done,
+        _show_done,
+        _pause,
+    ),
+    "resume": Command(
+        "end a pause, and load again what the device held",
+        lambda r, a: Resume(request=r, device=a.device),
+        Done,
+        _show_done,
+        _device,
+    ),
     "restart": Command(
         "end a device's worker and start another; running jobs there fail",
         lambda r, a: RestartWorker(request=r, device=a.device),

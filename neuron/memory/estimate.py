@@ -28,12 +28,15 @@ class MemoryPlan:
     parallel: int
     memory_mb: int
     """To reserve: weights, KV, compute buffers, and never less than the profile's vram_mb."""
+    estimated_mb: int
+    """The same without regard to vram_mb."""
 
 
-def plan_memory(profile: Profile, facts: ModelFacts, free_mb: int | None) -> MemoryPlan | str:
+def plan_memory(profile: Profile, facts: ModelFacts, free_mb: int | None, correction_mb: int = 0) -> MemoryPlan | str:
     """Choose context and pool so that the model fits into `free_mb` (None: unknown, taken as enough).
 
-    Returns the plan, or in words why there is none. A context that the profile names is kept or refused, never cut.
+    `correction_mb`: by how much the estimate was wrong when this was loaded before. Returns the plan, or in words why
+    there is none. A context that the profile names is kept or refused, never cut.
     """
     trained = facts.context_train
     if profile.context is not None and trained and profile.context > trained:
@@ -42,6 +45,7 @@ def plan_memory(profile: Profile, facts: ModelFacts, free_mb: int | None) -> Mem
     # A row of floats a sequence, in the graph and outside of it.
     logits_mb = 2 * (profile.parallel + IDLE_SEQUENCES + 1) * facts.vocabulary * 4 / MIB
     fixed_mb = facts.file_bytes / MIB + COMPUTE_MB + COMPUTE_MB_PER_WIDTH * facts.embedding + logits_mb
+    fixed_mb += correction_mb
     per_token_mb = (facts.kv_bytes_per_token + MASK_BYTES) / MIB
     wanted = profile.kv_tokens or context * profile.parallel
     room_mb = None if free_mb is None else free_mb - fixed_mb
@@ -53,10 +57,11 @@ def plan_memory(profile: Profile, facts: ModelFacts, free_mb: int | None) -> Mem
             need_mb = round(fixed_mb + least * per_token_mb)
             return f"it needs {need_mb} MiB with {least} KV cells, and {free_mb} MiB are free"
         kv_tokens = fitting
-    memory_mb = max(round(fixed_mb + kv_tokens * per_token_mb), profile.vram_mb or 0)
+    estimated_mb = max(0, round(fixed_mb + kv_tokens * per_token_mb))
+    memory_mb = max(estimated_mb, profile.vram_mb or 0)
     if free_mb is not None and memory_mb > free_mb:
         return f"it needs {memory_mb} MiB (vram_mb of its profile), and {free_mb} MiB are free"
-    return MemoryPlan(min(context, kv_tokens), kv_tokens, profile.parallel, memory_mb)
+    return MemoryPlan(min(context, kv_tokens), kv_tokens, profile.parallel, memory_mb, estimated_mb)
 
 
 def _cells(tokens: int) -> int:

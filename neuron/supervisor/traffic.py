@@ -24,6 +24,7 @@ from common.messages import (
 from neuron.broker.jobs import Entry
 from neuron.memory.residency import Model, Replica
 from neuron.supervisor.host import Host
+from neuron.supervisor.inspection import Inspection
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.states import State
 
@@ -36,8 +37,9 @@ PREP_STALL_S = 10.0
 class Traffic:
     """Moves jobs on, and decides which device runs each."""
 
-    def __init__(self, host: Host, placement: Placement) -> None:
+    def __init__(self, host: Host, inspection: Inspection, placement: Placement) -> None:
         self._host = host
+        self._inspection = inspection
         self._placement = placement
 
     def submit(self, peer: str, jobs: list[Job]) -> None:
@@ -69,9 +71,9 @@ class Traffic:
         queued = host.jobs.waiting(model.id)
         if queued >= host.settings.queue_limit:
             slots = max(1, len(model.replicas)) * model.profile.parallel
-            wait_s = (1.0 if model.service_s is None else model.service_s) * queued / slots
+            wait_ms = host.pace.queue_wait_ms(model.id, queued, slots, is_loaded=model.status == "loaded")
             return _failure(job, Code.BUSY, f"{queued} requests are waiting for model '{model.id}'", retriable=True,
-                            retry_after_ms=max(1000, int(wait_s * 1000)))  # fmt: skip
+                            retry_after_ms=wait_ms)  # fmt: skip
         return None
 
     def _model(self, entry: Entry) -> Model:
@@ -80,12 +82,12 @@ class Traffic:
     def _advance(self, entry: Entry) -> None:
         """Take a waiting job to prep as soon as its model's file has been inspected."""
         model = self._model(entry)
-        if model.fault is not None and not self._placement.is_fault_fresh(model):
-            self._placement.look_again(model)
+        if model.fault is not None and not self._inspection.is_fault_fresh(model):
+            self._inspection.look_again(model)
         if model.fault is not None:
             self.fail(entry, Code.MODEL_LOADING_FAILED, f"model '{model.id}' cannot be loaded: {model.fault}")
         elif model.facts is None:
-            self._placement.inspect(model)
+            self._inspection.inspect(model)
         elif self._host.prep.state is State.READY:
             self._prepare(entry, model)
 
@@ -142,7 +144,7 @@ class Traffic:
         self._host.jobs.enqueue(entry)
         model = self._model(entry)
         if not model.is_coming() and model.id not in self._host.leaving:
-            error = self._placement.want(model)
+            error = self._placement.wants.ask(model)
             if error is not None:
                 self.fail(entry, error[0], error[1], retriable=True)
                 return
@@ -199,6 +201,7 @@ class Traffic:
         max_tokens = min(prepared.max_tokens, room)
         host.jobs.run(entry, replica.device, host.now)
         replica.running += 1
+        replica.used_at = host.now
         replica.prefixes.add(entry.job.prefix_chain)
         host.is_dirty = True
         started = StartedItem(
@@ -243,8 +246,7 @@ class Traffic:
                 entry.deadline = None
         else:
             for entry, _ in current:
-                model, held_s = self._model(entry), self._host.now - entry.run_at
-                model.service_s = held_s if model.service_s is None else 0.8 * model.service_s + 0.2 * held_s
+                self._host.pace.note_service(self._model(entry).id, self._host.now - entry.run_at)
                 self._end(entry)
         if len(current) == len(message.items):
             self._host.tell(gateway, message)
@@ -261,16 +263,16 @@ class Traffic:
             replica = model.replicas.get(entry.device)
             if replica is not None and replica.running > 0:
                 replica.running -= 1
+                replica.used_at, replica.has_served = host.now, True
             self.dispatch(model)
 
     def fail(
-        self, entry: Entry, code: Code, message: str, *, retriable: bool = False, param: str | None = None
+        self, entry: Entry, code: Code, message: str, *, retriable: bool = False, retry_after_ms: int | None = None
     ) -> None:
         """End a job with an error."""
         self._end(entry)
-        self._host.tell(
-            entry.gateway, Failed(items=[_failure(entry.job, code, message, retriable=retriable, param=param)])
-        )
+        failure = _failure(entry.job, code, message, retriable=retriable, retry_after_ms=retry_after_ms)
+        self._host.tell(entry.gateway, Failed(items=[failure]))
 
     def abort(self, entry: Entry) -> None:
         """End a job nobody waits for, without a word."""
@@ -332,10 +334,18 @@ class Traffic:
             return
         if not self._host.jobs.queue(model.id):
             return
-        error = self._placement.want(model)
+        error = self._placement.wants.ask(model)
         if error is not None:
-            for entry in self._host.jobs.queue(model.id):
-                self.fail(entry, error[0], error[1], retriable=error[0] is not Code.MODEL_LOADING_FAILED)
+            self.fail_waiting(model, *error)
+
+    def fail_waiting(self, model: Model, code: Code, message: str) -> None:
+        """End a model's queued jobs: no replica is coming."""
+        host, retry_after_ms = self._host, None
+        if code is Code.NO_CAPACITY:
+            retry_after_ms = host.pace.room_wait_ms(model.id, [m for m in host.models if host.jobs.running(m)])
+        for entry in host.jobs.queue(model.id):
+            retriable = code is not Code.MODEL_LOADING_FAILED
+            self.fail(entry, code, message, retriable=retriable, retry_after_ms=retry_after_ms)
 
     def sweep(self) -> None:
         """End the jobs whose budget has run out before their first output."""

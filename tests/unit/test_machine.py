@@ -257,9 +257,11 @@ def test_a_failed_load_ends_the_waiting_jobs_with_the_reason_and_frees_the_memor
 
 def test_a_model_without_room_is_refused_with_the_numbers() -> None:
     drive = Drive(devices=[cpu("CPU-0", 400)], models=[profile("a"), profile("b")]).start().connect()
+    drive.peer_says(Pin(request="p", model="a"))
     drive.submit(job("a", "a"))
     drive.submit(job("b", "b"))
     assert drive.ends() == {"b": "no_capacity"}
+    assert "300 MiB" in drive.told_of(Failed)[0].items[0].message
     drive.check()
 
 
