@@ -373,8 +373,8 @@ class ModelState(Part, frozen=True, kw_only=True):
     """Fingerprint of the profile in force."""
     pinned: bool = False
     """Never unloaded to make room."""
-    service_s: float | None = None
-    """Seconds a job holds its slot: a moving average; None: no job has ended yet."""
+    service_ms: int | None = None
+    """Measured time that a request holds its slot; None: none has ended yet."""
     prefixes: list[str] = []
     """Hashes of prompts whose KV is resident, the latest last: a job whose prefix chain ends in one goes here."""
 
@@ -490,6 +490,8 @@ class Load(Message, frozen=True, kw_only=True):
     profile: Profile | None = None
     """The gateway's catalogue is the source; None: the neuron's own profile."""
     device: str | None = None
+    may_evict: bool = True
+    """False: load it only where nothing has to give way."""
 
 
 class Unload(Message, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common import __version__
 from common.errors import ConfigError
+from cortex.cli import orders
 
 DEFAULT_CONFIGS = ("/etc/cortex/cortex.yaml", "/etc/cortex/cortex.toml")
 
@@ -15,6 +16,7 @@ examples:
   cortex dev --model ~/models/qwen.gguf     the same with your own file
   cortex serve --config cortex.toml         the gateway
   CORTEX_ADMIN_KEY=… cortex status          nodes, devices, memory and models of the fleet
+  CORTEX_ADMIN_KEY=… cortex load MODEL      load a model where the fleet would place it
 
 exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 nobody answers
 """
@@ -36,9 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     for name, text in (("status", "nodes, devices, memory, models"), ("models", "models of the fleet")):
         command = commands.add_parser(name, help=text, description=f"Show {text}, as the gateway sees them.")
-        command.add_argument("--url", metavar="URL", help="of the gateway; default: from --config, else this host's")
-        command.add_argument("--config", type=Path, metavar="FILE", help="take address and admin key from here")
-        command.add_argument("--json", action="store_true", help="print JSON")
+        orders.add_gateway(command)
+    orders.add_parsers(commands)
 
     dev = commands.add_parser(
         "dev",
@@ -66,6 +67,8 @@ def main() -> int:
                 from cortex.cli.dev import run_dev
 
                 return run_dev(arguments.model, arguments.port)
+            case command if command in orders.HELP:
+                return orders.order(command, arguments)
             case command:
                 from cortex.cli.fleet import show
 

@@ -12,11 +12,13 @@ from common.catalogue import Catalogue
 from common.errors import Code, RequestError
 from common.ids import new_incarnation
 from common.messages import Job
-from cortex.fleet import listing, prefix
+from cortex.fleet import errands, listing, prefix
 from cortex.fleet.calls import JobCall
-from cortex.fleet.contract import Health
-from cortex.fleet.jobs import NO_NEURON_RETRY_S, JobClient
+from cortex.fleet.contract import Health, Order, Verb
+from cortex.fleet.errands import NeuronErrand
+from cortex.fleet.jobs import JobClient
 from cortex.fleet.link import Link
+from cortex.fleet.placer import NO_NEURON_RETRY_S
 from cortex.fleet.view import Node
 from cortex.settings import CortexSettings
 
@@ -55,7 +57,7 @@ class BusFleet:
     def adopt(self, catalogue: Catalogue) -> None:
         """Take another catalogue; jobs that are on their way keep what they were sent with."""
         self._catalogue = catalogue
-        self.jobs.adopt(catalogue)
+        self.jobs.placer.adopt(catalogue)
 
     async def open(self) -> None:
         """Connect to every neuron, and wait a moment for those that answer."""
@@ -99,7 +101,7 @@ class BusFleet:
     def resolve(self, model: str) -> str:
         """Return the id behind a model's name or alias. Raises RequestError where nobody knows it."""
         nodes = self._nodes()
-        if self.jobs.profile(model) is not None or any(model in n.models for n in nodes):
+        if self.jobs.placer.profile(model) is not None or any(model in n.models for n in nodes):
             return model
         target = listing.collect_aliases(nodes, self._catalogue).get(model)
         if target is not None:
@@ -118,6 +120,19 @@ class BusFleet:
         """Send the jobs of one request; see contract.Fleet."""
         chains = {id(job.input): prefix.chain(job.input) for job in jobs}
         return self.jobs.submit([structs.replace(job, prefix_chain=chains[id(job.input)]) for job in jobs])
+
+    async def carry_out(self, verb: Verb, order: Order) -> NeuronErrand:
+        """Ask the neurons that an admin's order concerns; see contract.Fleet."""
+        if order.model is not None:
+            order = structs.replace(order, model=self.resolve(order.model))
+        nodes = {name: link.node for name, link in self._links.items()}
+        profile = self.jobs.placer.profile(order.model) if order.model is not None else None
+        asks = errands.plan(verb, order, nodes, profile)
+        if verb == "load" and not asks:
+            assert order.model is not None
+            order = structs.replace(order, node=await self.jobs.placer.agree(order.model))
+            asks = errands.plan(verb, order, nodes, profile)
+        return NeuronErrand(self._links, asks)
 
     def models(self) -> list[dict[str, Any]]:
         """Return the entries of /v1/models."""

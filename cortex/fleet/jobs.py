@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from common.catalogue import Catalogue, Profile
+from common.catalogue import Catalogue
 from common.errors import Code, RequestError
 from common.log import fields
 from common.messages import (
@@ -22,12 +22,11 @@ from common.messages import (
     StartedItem,
     TokenItem,
 )
-from cortex.fleet import placement, routing
 from cortex.fleet.calls import JobCall, Track
-from cortex.fleet.claims import Claims
 from cortex.fleet.delivery import Verdict
 from cortex.fleet.link import JobEvent, Link
-from cortex.fleet.view import Holders, Node
+from cortex.fleet.placer import Placer
+from cortex.fleet.view import Node
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +36,6 @@ BACKOFF_S = 0.1
 """Before the second attempt; doubles."""
 OVERDUE_S = 5.0
 """So long after its budget a job is given up here, should the neuron not have said so."""
-NO_NEURON_RETRY_S = 2.0
-SPREAD_S = 5.0
-"""Between two looks at whether a model has as many replicas as its profile wants."""
 
 ELSEWHERE = frozenset({
     Code.BUSY, Code.NO_CAPACITY, Code.MODEL_NOT_FOUND, Code.MODEL_LOADING_FAILED, Code.MODEL_UNLOADED,
@@ -54,21 +50,9 @@ class JobClient:
     def __init__(self, links: Mapping[str, Link], catalogue: Catalogue, clock: Callable[[], float]) -> None:
         """`clock`: monotonic seconds, the event loop's."""
         self._links = links
-        self.adopt(catalogue)
         self._clock = clock
         self._tracks: dict[str, Track] = {}
-        self._holders = Holders()
-        self._claims = Claims(links, clock)
-        self._spread_at: dict[str, float] = {}
-        """By model: when a further replica may be thought about again."""
-
-    def adopt(self, catalogue: Catalogue) -> None:
-        """Take the profiles of another catalogue."""
-        self._profiles = {p.id: p for p in catalogue.models}
-
-    def profile(self, model: str) -> Profile | None:
-        """Return the catalogue's profile of a model."""
-        return self._profiles.get(model)
+        self.placer = Placer(links, catalogue, clock, is_wanted=lambda track: track.job.id in self._tracks)
 
     def __len__(self) -> int:
         return len(self._tracks)
@@ -84,7 +68,7 @@ class JobClient:
         """
         call = JobCall(self, jobs)
         self._tracks.update({t.job.id: t for t in call.tracks})
-        error = self._place(call.tracks)
+        error = self.placer.place(call.tracks)
         if error is not None:
             self.drop(call.tracks)
             raise error
@@ -110,7 +94,7 @@ class JobClient:
 
     def sweep(self) -> None:
         """Give up jobs that have not begun long after their budget, and registrars that do not answer."""
-        self._claims.tick()
+        self.placer.tick()
         now = self.now()
         for track in list(self._tracks.values()):
             remaining_ms = track.remaining_ms(now)
@@ -127,11 +111,11 @@ class JobClient:
 
     def learn(self, node: Node, state: NodeState) -> None:
         """Take note of what a neuron holds."""
-        self._holders.learn(node, state)
+        self.placer.learn(node, state)
 
     def claimed(self, node: str, message: Claimed) -> None:
         """Take a registrar's answer."""
-        self._claims.answered(node, message)
+        self.placer.claimed(node, message)
 
     def explain_wait(self, track: Track) -> str | None:
         """Return what a job that has not begun waits for, as its neuron's last state tells."""
@@ -208,7 +192,7 @@ class JobClient:
         elif error.code in ELSEWHERE and node is not None:
             track.refusals[node] = error
             track.delivery.begin_attempt()
-            refusal = self._place([track])
+            refusal = self.placer.place([track])
             if refusal is not None:
                 track.call.fail(refusal)
         elif error.retriable:
@@ -237,118 +221,9 @@ class JobClient:
         if remaining_ms is not None and remaining_ms <= 0:
             track.call.fail(_overdue(track))
             return
-        error = self._place([track])
+        error = self.placer.place([track])
         if error is not None:
             self._back_off(track, error)
-
-    def _place(self, tracks: list[Track]) -> RequestError | None:
-        """Send jobs of one model to the best neuron that takes them; return why none does."""
-        try:
-            return self._place_warm(tracks)
-        except RequestError as error:  # jobs that no connection can carry
-            return error
-
-    def _place_warm(self, tracks: list[Track]) -> RequestError | None:
-        first = tracks[0]
-        model = first.job.model
-        for choice in routing.rank(self._holders.of(model), model, first.job.prefix_chain):
-            if choice.node not in first.refusals and self._send(tracks, choice.node):
-                if choice.is_loaded:
-                    self._spread(model)
-                return None
-        if any(r.code is Code.BUSY for r in first.refusals.values()):
-            return _explain(model, list(first.refusals.values()))  # a second replica is nothing that load brings about
-        return self._place_cold(tracks)
-
-    def _place_cold(self, tracks: list[Track]) -> RequestError | None:
-        """Have the model loaded where all gateways agree on, and send the jobs there; return why that is impossible."""
-        first = tracks[0]
-        model, refused = first.job.model, frozenset(first.refusals)
-        places = placement.rank(self._nodes(), model, self.profile(model))
-        best = next((p for p in places if p.node not in refused), None)
-        if best is None:
-            return _explain(model, list(first.refusals.values()))
-        if first.job.answer == "prompt":  # nothing is loaded for it: any neuron that has the file will do
-            return None if self._send(tracks, best.node) else self._unreachable(tracks, best.node)
-        if len(self._links) == 1:
-            return self._load_at(tracks, best.node, best.need_mb)
-        self._claims.ask(model, best.node, refused, lambda node: self._agreed(tracks, node, best.need_mb))
-        return None
-
-    def _agreed(self, tracks: list[Track], node: str, need_mb: int | None) -> None:
-        waiting = [t for t in tracks if t.job.id in self._tracks]
-        if not waiting:
-            return
-        try:
-            refusal = self._load_at(waiting, node, need_mb)
-        except RequestError as error:
-            refusal = error
-        if refusal is not None:
-            waiting[0].call.fail(refusal)
-
-    def _load_at(self, tracks: list[Track], node: str, need_mb: int | None) -> RequestError | None:
-        """Have one neuron load the model and run the jobs; another one if it cannot be reached."""
-        model, link = tracks[0].job.model, self._links.get(node)
-        if link is not None and routing.can_take_work(link.node):
-            link.ask_load(model, self.profile(model), need_mb)
-            if self._send(tracks, node):
-                return None
-        return self._unreachable(tracks, node)
-
-    def _unreachable(self, tracks: list[Track], node: str) -> RequestError | None:
-        """Try the neurons that are left."""
-        tracks[0].refusals[node] = RequestError(
-            Code.NO_HEALTHY_NEURON, f"neuron {node} cannot be reached", retriable=True, retry_after_s=NO_NEURON_RETRY_S
-        )
-        return self._place(tracks)
-
-    def _send(self, tracks: list[Track], node: str) -> bool:
-        now, link, model = self.now(), self._links[node], tracks[0].job.model
-        profile = self.profile(model) if model not in link.node.models else None
-        if not link.submit([t.renew(now) for t in tracks], profile):
-            return False
-        for track in tracks:
-            track.node = node
-        return True
-
-    def _spread(self, model: str) -> None:
-        """Load a further replica of a model in use, if its profile wants more and it fits without an eviction."""
-        profile, now = self.profile(model), self.now()
-        if profile is None or profile.replicas == 1 or now < self._spread_at.get(model, now):
-            return
-        self._spread_at[model] = now + SPREAD_S
-        holding = {c.node for c in routing.rank(self._holders.of(model), model)}
-        if len(holding) >= profile.replicas:
-            return
-        places = placement.rank((n for n in self._nodes() if n.name not in holding), model, profile)
-        best = next((p for p in places if p.fit is placement.Fit.FREE), None)
-        if best is not None:
-            name = f"{model}#{len(holding) + 1}"
-            self._claims.ask(name, best.node, frozenset(holding), lambda node: self._add(profile, node, best.need_mb))
-
-    def _add(self, profile: Profile, node: str, need_mb: int | None) -> None:
-        link = self._links.get(node)
-        if link is not None and routing.can_take_work(link.node):
-            link.ask_load(profile.id, profile, need_mb)
-
-    def _nodes(self) -> list[Node]:
-        return [link.node for link in self._links.values()]
-
-
-def _explain(model: str, refusals: list[RequestError]) -> RequestError:
-    """Return the error for a job that no neuron takes: busy ones come first, their queues will move."""
-    busy = [r for r in refusals if r.code is Code.BUSY]
-    if busy:
-        waits = [r.retry_after_s for r in busy if r.retry_after_s is not None]
-        return RequestError(Code.NO_CAPACITY, busy[0].message, retriable=True, retry_after_s=min(waits, default=None))
-    if refusals:
-        return refusals[0]
-    return RequestError(
-        Code.NO_HEALTHY_NEURON,
-        f"no neuron that could serve '{model}' is reachable",
-        retriable=True,
-        retry_after_s=NO_NEURON_RETRY_S,
-    )
 
 
 def _overdue(track: Track) -> RequestError:

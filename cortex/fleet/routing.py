@@ -14,7 +14,7 @@ LOAD_CAP = 1.25
 """A resident prefix counts while its replica has a free slot, or at most this many times the mean jobs a slot."""
 SLOW = 1.5
 """A replica whose jobs take so many times longer than the fastest one's is used when that one has no free slot."""
-DEFAULT_SERVICE_S = 1.0
+DEFAULT_SERVICE_MS = 1000
 """Where nothing has been measured yet."""
 
 
@@ -71,13 +71,13 @@ def rank(nodes: Iterable[Node], model: str, chain: Sequence[str] = ()) -> list[C
     if not replicas:
         return []
     fair = LOAD_CAP * (sum(r.jobs for r in replicas) + 1) / sum(r.slots for r in replicas)
-    fastest_s = min((r.state.service_s for r in replicas if r.state.service_s), default=DEFAULT_SERVICE_S)
+    fastest_ms = min((r.state.service_ms for r in replicas if r.state.service_ms), default=DEFAULT_SERVICE_MS)
     name = chain[1] if len(chain) > 1 else model
     ranked: list[tuple[tuple[int, int, float, bool, float, float, str], Choice]] = []
     for replica in replicas:
         state, crowding = replica.state, replica.jobs / replica.slots
-        service_s = state.service_s or fastest_s
-        wait_s = max(0, replica.jobs + 1 - replica.slots) / replica.slots * service_s
+        service_ms = state.service_ms or fastest_ms
+        wait_s = max(0, replica.jobs + 1 - replica.slots) / replica.slots * service_ms / 1000
         shared = _shared(state, chain)
         if wait_s > 0 and (replica.jobs + 1) / replica.slots > fair:
             shared = 0
@@ -86,7 +86,7 @@ def rank(nodes: Iterable[Node], model: str, chain: Sequence[str] = ()) -> list[C
             0 if choice.is_loaded else 1,
             -shared,
             wait_s,
-            service_s > SLOW * fastest_s,
+            service_ms > SLOW * fastest_ms,
             crowding,
             (len(state.prefixes) + replica.node.sent(model)) / replica.slots,
             digest(f"{name}\0{replica.node.name}".encode()),

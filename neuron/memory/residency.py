@@ -55,8 +55,6 @@ class Model:
     draining: bool = False
     pinned: bool = False
     """Never unloaded to make room."""
-    service_s: float | None = None
-    """Moving average of the time a job holds its slot."""
     unload_barrier: int | None = None
     """Jobs up to this serial number still run before an unload that was asked for."""
 

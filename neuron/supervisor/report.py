@@ -71,7 +71,6 @@ def model_state(host: Host, model: Model) -> ModelState:
         capabilities=model.facts.capabilities if model.facts is not None else [],
         profile=model.fingerprint,
         pinned=model.pinned,
-        service_s=None if model.service_s is None else round(model.service_s, 2),
         prefixes=[link for r in model.replicas.values() if r.status == "loaded" for link in r.prefixes.links()],
     )
 

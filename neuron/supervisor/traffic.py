@@ -39,6 +39,8 @@ class Traffic:
     def __init__(self, host: Host, placement: Placement) -> None:
         self._host = host
         self._placement = placement
+        self._service_s: dict[str, float] = {}
+        """By model: moving average of the time a job holds its slot."""
 
     def submit(self, peer: str, jobs: list[Job]) -> None:
         """Accept jobs, or refuse each by name."""
@@ -69,7 +71,7 @@ class Traffic:
         queued = host.jobs.waiting(model.id)
         if queued >= host.settings.queue_limit:
             slots = max(1, len(model.replicas)) * model.profile.parallel
-            wait_s = (1.0 if model.service_s is None else model.service_s) * queued / slots
+            wait_s = self._service_s.get(model.id, 1.0) * queued / slots
             return _failure(job, Code.BUSY, f"{queued} requests are waiting for model '{model.id}'", retriable=True,
                             retry_after_ms=max(1000, int(wait_s * 1000)))  # fmt: skip
         return None
@@ -242,8 +244,8 @@ class Traffic:
                 entry.deadline = None
         else:
             for entry, _ in current:
-                model, held_s = self._model(entry), self._host.now - entry.run_at
-                model.service_s = held_s if model.service_s is None else 0.8 * model.service_s + 0.2 * held_s
+                model, held_s = self._model(entry).id, self._host.now - entry.run_at
+                self._service_s[model] = 0.8 * self._service_s.get(model, held_s) + 0.2 * held_s
                 self._end(entry)
         if len(current) == len(message.items):
             self._host.tell(gateway, message)

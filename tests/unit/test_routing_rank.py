@@ -60,15 +60,15 @@ def test_what_was_sent_since_the_last_push_counts() -> None:
 
 
 def test_the_expected_wait_counts_measured_speeds() -> None:
-    slow = model_state("m", running=4, queued=1, service_s=10.0)
-    fast = model_state("m", running=4, queued=4, service_s=1.0)
+    slow = model_state("m", running=4, queued=1, service_ms=10000)
+    fast = model_state("m", running=4, queued=4, service_ms=1000)
     assert order(node("slow", slow), node("fast", fast)) == ["fast", "slow"]
 
 
 def test_a_much_slower_replica_is_used_when_the_fast_one_is_full() -> None:
-    slow, fast = model_state("m", service_s=4.0), model_state("m", running=3, service_s=1.0)
+    slow, fast = model_state("m", service_ms=4000), model_state("m", running=3, service_ms=1000)
     assert order(node("slow", slow), node("fast", fast)) == ["fast", "slow"]
-    assert order(node("slow", slow), node("fast", model_state("m", running=4, service_s=1.0))) == ["slow", "fast"]
+    assert order(node("slow", slow), node("fast", model_state("m", running=4, service_ms=1000))) == ["slow", "fast"]
 
 
 def test_the_replica_that_holds_the_conversation_wins_over_an_idle_one() -> None:
@@ -106,14 +106,14 @@ def test_draining_nodes_and_models_are_passed_over() -> None:
 
 
 states = st.builds(
-    lambda status, running, queued, prefixes, service_s: model_state(
-        "m", status=status, running=running, queued=queued, prefixes=prefixes, service_s=service_s
+    lambda status, running, queued, prefixes, service_ms: model_state(
+        "m", status=status, running=running, queued=queued, prefixes=prefixes, service_ms=service_ms
     ),
     st.sampled_from(["loaded", "loading", "recovering", "unloading", "unloaded", "failed"]),
     st.integers(0, 6),
     st.integers(0, 6),
     st.lists(st.sampled_from(TALK), unique=True),
-    st.none() | st.floats(0.1, 10.0),
+    st.none() | st.integers(100, 10_000),
 )
 
 
