@@ -36,6 +36,14 @@ def build_parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run the gateway", description="Run the gateway until SIGTERM or Ctrl-C.")
     serve.add_argument("--config", type=Path, metavar="FILE", help=f"default: {' or '.join(DEFAULT_CONFIGS)}")
 
+    check = commands.add_parser(
+        "check-config",
+        help="are the files usable, and what would the fleet do with them",
+        description="Check the gateway's files, ask the neurons, and say where each model would be placed.",
+    )
+    check.add_argument("--config", type=Path, metavar="FILE", help=f"default: {' or '.join(DEFAULT_CONFIGS)}")
+    check.add_argument("--explain", metavar="MODEL", help="show the ranking of neurons for one model, with its reasons")
+
     for name, text in (("status", "nodes, devices, memory, models"), ("models", "models of the fleet")):
         command = commands.add_parser(name, help=text, description=f"Show {text}, as the gateway sees them.")
         orders.add_gateway(command)
@@ -67,6 +75,8 @@ def main() -> int:
                 from cortex.cli.dev import run_dev
 
                 return run_dev(arguments.model, arguments.port)
+            case "check-config":
+                return _check(arguments.config or find_config(), arguments.explain)
             case command if command in orders.HELP:
                 return orders.order(command, arguments)
             case command:
@@ -86,6 +96,14 @@ def find_config() -> Path:
     if found is None:
         raise ConfigError(f"no configuration file: neither {' nor '.join(DEFAULT_CONFIGS)} exists; use --config FILE")
     return found
+
+
+def _check(config: Path, explained: str | None) -> int:
+    try:
+        from cortex.cli.check import check
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is missing; install the gateway: pip install 'helexa[gateway]'") from None
+    return check(config, explained)
 
 
 def _serve(config: Path) -> int:

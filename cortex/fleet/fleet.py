@@ -9,7 +9,6 @@ import zmq
 from msgspec import structs
 
 from common.catalogue import Catalogue
-from common.errors import Code, RequestError
 from common.ids import new_incarnation
 from common.messages import Job
 from cortex.fleet import errands, listing, prefix
@@ -18,7 +17,6 @@ from cortex.fleet.contract import Health, Order, Verb
 from cortex.fleet.errands import NeuronErrand
 from cortex.fleet.jobs import JobClient
 from cortex.fleet.link import Link
-from cortex.fleet.placer import NO_NEURON_RETRY_S
 from cortex.fleet.view import Node
 from cortex.settings import CortexSettings
 
@@ -66,7 +64,7 @@ class BusFleet:
             link.open(self._context)
         loop = asyncio.get_running_loop()
         settled_at = loop.time() + SETTLE_S
-        while loop.time() < settled_at and not all(n.is_known or n.error for n in self._nodes()):
+        while loop.time() < settled_at and not all(n.is_known or n.error for n in self.view()):
             self._tick()
             await asyncio.sleep(FAST_TICK_S)
         self._ticker = asyncio.create_task(self._keep_ticking(), name="fleet-ticker")
@@ -95,26 +93,13 @@ class BusFleet:
             link.tick()
         self.jobs.sweep()
 
-    def _nodes(self) -> list[Node]:
+    def view(self) -> list[Node]:
+        """Return all neurons as this process sees them."""
         return [link.node for link in self._links.values()]
 
     def resolve(self, model: str) -> str:
         """Return the id behind a model's name or alias. Raises RequestError where nobody knows it."""
-        nodes = self._nodes()
-        if self.jobs.placer.profile(model) is not None or any(model in n.models for n in nodes):
-            return model
-        target = listing.collect_aliases(nodes, self._catalogue).get(model)
-        if target is not None:
-            return target
-        if nodes and not any(n.is_known for n in nodes):
-            raise RequestError(
-                Code.NO_HEALTHY_NEURON, "no neuron has answered yet", retriable=True, retry_after_s=NO_NEURON_RETRY_S
-            )
-        raise RequestError(
-            Code.MODEL_NOT_FOUND,
-            f"the model '{model}' does not exist; GET /v1/models lists those that do",
-            param="model",
-        )
+        return listing.resolve(model, self.view(), self._catalogue)
 
     def submit(self, jobs: list[Job]) -> JobCall:
         """Send the jobs of one request; see contract.Fleet."""
@@ -136,7 +121,7 @@ class BusFleet:
 
     def models(self) -> list[dict[str, Any]]:
         """Return the entries of /v1/models."""
-        return listing.list_models(self._nodes(), self._catalogue, self._created)
+        return listing.list_models(self.view(), self._catalogue, self._created)
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return every neuron with its link and its state as plain data."""
@@ -148,9 +133,9 @@ class BusFleet:
                 "error": node.error,
                 "state": msgspec.to_builtins(node.snapshot()),
             }
-            for node in self._nodes()
+            for node in self.view()
         ]
 
     def health(self) -> Health:
         """Return whether the fleet serves, and if not, why."""
-        return listing.judge_health(self._nodes())
+        return listing.judge_health(self.view())

@@ -10,9 +10,9 @@ from cortex.fleet import placement, routing
 from cortex.fleet.calls import Track
 from cortex.fleet.claims import Claims
 from cortex.fleet.link import Link
+from cortex.fleet.listing import NO_NEURON_RETRY_S
 from cortex.fleet.view import Holders, Node
 
-NO_NEURON_RETRY_S = 2.0
 SPREAD_S = 5.0
 """Between two looks at whether a model has as many replicas as its profile wants."""
 

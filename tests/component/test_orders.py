@@ -234,7 +234,7 @@ def test_a_command_becomes_an_order(
 def test_a_refusal_is_told_on_stderr_and_by_the_exit_status(
     cortex: Callable[..., int], gateway: Script, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway.body = b'{"node":"a","state":"done","text":"gone"}\n{"node":"b","state":"refused","text":"is lost","code":"neuron_lost"}\n'
+    gateway.body = line(state="done", text="gone") + line(node="b", state="refused", text="is lost")
     assert cortex("unload", "m") == 1
     told = capsys.readouterr()
     assert (told.out, told.err) == ("a: gone\n", "cortex: b: is lost\n")
