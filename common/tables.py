@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from common.messages import DeviceState, JobRow, ModelState, WorkerMemory
@@ -25,6 +26,14 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table
+
+
+def show(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """Print rows of text."""
+    table = _table(*columns, right=right)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console().print(table)
 
 
 def show_devices(devices: Sequence[DeviceState], *, node: str | None = None) -> None:

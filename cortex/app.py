@@ -3,6 +3,7 @@
 import falcon
 import falcon.asgi
 
+from cortex.api.admin import VERBS, Orders
 from cortex.api.front import Front
 from cortex.api.generate import Generate
 from cortex.api.models import Model, Models
@@ -27,4 +28,6 @@ def create_app(settings: CortexSettings, fleet: Fleet, admin_keys: frozenset[str
     app.add_route("/v1/chat/completions", Generate(OpenAIChat(), fleet, gateway))
     app.add_route("/v1/completions", Generate(OpenAICompletions(), fleet, gateway))
     app.add_route("/fleet/status", FleetStatus(fleet))
+    for verb in VERBS:
+        app.add_route(f"/fleet/{verb}", Orders(verb, fleet))
     return Front(app, max_body=gateway.max_body_mb * 2**20, admin_keys=admin_keys)

@@ -17,8 +17,8 @@ class Configuration:
         self.file = config_file.absolute()
         self.settings: CortexSettings = load_settings(config_file)
         self.admin_keys = admin_keys(self.settings, config_file)
-        models_file = find_catalogue(config_file, self.settings.models_config)
-        self.catalogue = Catalogue() if models_file is None else load_catalogue(models_file)
+        self.models_file = find_catalogue(config_file, self.settings.models_config)
+        self.catalogue = Catalogue() if self.models_file is None else load_catalogue(self.models_file)
         self.created = int(time.time())
 
     def needs_restart(self, other: "Configuration") -> list[str]:

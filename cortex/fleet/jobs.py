@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
+from common.catalogue import Catalogue
 from common.errors import Code, RequestError
 from common.log import fields
 from common.messages import (
@@ -23,8 +24,8 @@ from common.messages import (
 )
 from cortex.fleet.calls import JobCall, Track
 from cortex.fleet.delivery import Verdict
-from cortex.fleet.dispatch import Dispatcher
 from cortex.fleet.link import JobEvent, Link
+from cortex.fleet.placer import Placer
 from cortex.fleet.recovery import Kind, classify
 from cortex.fleet.view import Node
 
@@ -38,7 +39,13 @@ class JobClient:
     """All running jobs of this gateway process."""
 
     def __init__(
-        self, links: Mapping[str, Link], clock: Callable[[], float], *, recovery_s: float, node_grace_s: float
+        self,
+        links: Mapping[str, Link],
+        catalogue: Catalogue,
+        clock: Callable[[], float],
+        *,
+        recovery_s: float,
+        node_grace_s: float,
     ) -> None:
         """`clock`: monotonic seconds, the event loop's."""
         self._links = links
@@ -46,7 +53,7 @@ class JobClient:
         self._recovery_s = recovery_s
         self._node_grace_s = node_grace_s
         self._tracks: dict[str, Track] = {}
-        self.dispatcher = Dispatcher(links, clock, self._refused)
+        self.placer = Placer(links, catalogue, clock, self._refused)
 
     def __len__(self) -> int:
         return len(self._tracks)
@@ -62,7 +69,7 @@ class JobClient:
         """
         call = JobCall(self, jobs)
         self._tracks.update({t.job.id: t for t in call.tracks})
-        error = self.dispatcher.place(call.tracks)
+        error = self.placer.place(call.tracks)
         if error is not None:
             self.drop(call.tracks)
             raise error
@@ -89,7 +96,7 @@ class JobClient:
 
     def sweep(self) -> None:
         """Give up jobs that have not begun long after their budget, and registrars that do not answer."""
-        self.dispatcher.tick()
+        self.placer.tick()
         now = self.now()
         for track in list(self._tracks.values()):
             remaining_ms = track.remaining_ms(now)
@@ -106,11 +113,11 @@ class JobClient:
 
     def learn(self, node: Node, state: NodeState) -> None:
         """Take note of what a neuron holds."""
-        self.dispatcher.learn(node, state)
+        self.placer.learn(node, state)
 
     def claimed(self, node: str, message: Claimed) -> None:
         """Take a registrar's answer."""
-        self.dispatcher.claimed(node, message)
+        self.placer.claimed(node, message)
 
     def explain_wait(self, track: Track) -> str | None:
         """Return what a job that has not begun waits for, as its neuron's last state tells."""
@@ -212,7 +219,7 @@ class JobClient:
             self._try_later(track, error)
         elif node is not None:
             track.refusals[node] = error
-            refusal = self.dispatcher.place([track])
+            refusal = self.placer.place([track])
             if refusal is not None:
                 self._refused([track], refusal)
 
@@ -243,7 +250,7 @@ class JobClient:
         if remaining_ms is not None and remaining_ms <= 0:
             track.call.fail(_overdue(track))
             return
-        error = self.dispatcher.place([track])
+        error = self.placer.place([track])
         if error is not None:
             track.refusals.clear()
             self._try_later(track, error)

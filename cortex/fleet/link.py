@@ -175,14 +175,14 @@ class Link:
         """Tell that nobody waits for these jobs. If this gets lost, the next Beat tells it by not listing them."""
         self._send(Abort(jobs=keys))
 
-    def ask_load(self, model: str, profile: Profile | None, memory_mb: int | None) -> None:
+    def ask_load(self, model: str, profile: Profile | None, memory_mb: int | None, *, may_evict: bool = True) -> None:
         """Have the neuron load a model unless it has been asked already; jobs sent afterwards wait for it there.
 
         `memory_mb`: what the load is expected to take; counted until the neuron says what it takes.
         """
         if model not in self._loads.values():
             request = new_job_id()
-            if self._send(Load(request=request, model=model, profile=profile)):
+            if self._send(Load(request=request, model=model, profile=profile, may_evict=may_evict)):
                 self._loads[request] = model
                 self.node.note_load(model, memory_mb or 0)
 

@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from common.catalogue import Catalogue, Profile
+from common.errors import Code, RequestError
 from common.messages import ModelState
 from cortex.fleet import placement
 from cortex.fleet.contract import Health
 from cortex.fleet.view import LinkState, Node
 
 OWNER = "helexa"
+NO_NEURON_RETRY_S = 2.0
 _PRECEDENCE = ("loaded", "loading", "recovering", "unloading", "unloaded", "failed")
 """The model's status is the first of these that it has anywhere."""
 
@@ -31,6 +33,23 @@ def list_models(nodes: Iterable[Node], catalogue: Catalogue, created: int) -> li
         entries.append(entry)
         entries += [{**entry, "id": name, "aliases": [], "alias_of": model} for name in names]
     return entries
+
+
+def resolve(name: str, nodes: Iterable[Node], catalogue: Catalogue) -> str:
+    """Return the id behind a model's name or alias. Raises RequestError where nobody knows it."""
+    nodes = list(nodes)
+    if catalogue.profile(name) is not None or any(name in n.models for n in nodes):
+        return name
+    target = collect_aliases(nodes, catalogue).get(name)
+    if target is not None:
+        return target
+    if nodes and not any(n.is_known for n in nodes):
+        raise RequestError(
+            Code.NO_HEALTHY_NEURON, "no neuron has answered yet", retriable=True, retry_after_s=NO_NEURON_RETRY_S
+        )
+    raise RequestError(
+        Code.MODEL_NOT_FOUND, f"the model '{name}' does not exist; GET /v1/models lists those that do", param="model"
+    )
 
 
 def collect_aliases(nodes: Iterable[Node], catalogue: Catalogue) -> dict[str, str]:

@@ -58,7 +58,7 @@ def test_gateways_that_disagree_load_on_the_neuron_that_was_claimed_first() -> N
         async def test(fleets: list[BusFleet]) -> None:
             for fleet, name in zip(fleets, "abca", strict=True):
                 # Each believes another neuron to have most memory free.
-                for node in fleet._nodes():
+                for node in fleet.view():
                     node.note_load("x", 0 if node.name == name else 500)
             calls = [fleet.submit([job("cold")]) for fleet in fleets for _ in range(5)]
             for call in calls:

@@ -1,6 +1,6 @@
-"""Where jobs are sent: to a replica, or to the neuron that is to load the model."""
+"""Sends jobs to a neuron: to a replica of their model, or to where all gateways agree that it is loaded."""
 
-import logging
+import asyncio
 from collections.abc import Callable, Mapping
 
 from common.catalogue import Catalogue, Profile
@@ -10,29 +10,28 @@ from cortex.fleet import placement, routing
 from cortex.fleet.calls import Track
 from cortex.fleet.claims import Claims
 from cortex.fleet.link import Link
+from cortex.fleet.listing import NO_NEURON_RETRY_S
 from cortex.fleet.view import Holders, Node
 
-log = logging.getLogger(__name__)
-
-NO_NEURON_RETRY_S = 2.0
 SPREAD_S = 5.0
 """Between two looks at whether a model has as many replicas as its profile wants."""
 
 
-class Dispatcher:
-    """Sends jobs of one model to the best neuron; nothing here knows how they end."""
+class Placer:
+    """Carries out what routing and placement choose, and remembers what is being agreed on."""
 
     def __init__(
         self,
         links: Mapping[str, Link],
+        catalogue: Catalogue,
         clock: Callable[[], float],
         refused: Callable[[list[Track], RequestError], None],
     ) -> None:
         """`refused(tracks, error)` is called where it turns out only later that no neuron takes them."""
         self._links = links
+        self.adopt(catalogue)
         self._clock = clock
         self._refused = refused
-        self._profiles: dict[str, Profile] = {}
         self._holders = Holders()
         self._claims = Claims(links, clock)
         self._spread_at: dict[str, float] = {}
@@ -46,6 +45,10 @@ class Dispatcher:
         """Return the catalogue's profile of a model."""
         return self._profiles.get(model)
 
+    def tick(self) -> None:
+        """Pass over registrars that do not answer."""
+        self._claims.tick()
+
     def learn(self, node: Node, state: NodeState) -> None:
         """Take note of what a neuron holds."""
         self._holders.learn(node, state)
@@ -53,10 +56,6 @@ class Dispatcher:
     def claimed(self, node: str, message: Claimed) -> None:
         """Take a registrar's answer."""
         self._claims.answered(node, message)
-
-    def tick(self) -> None:
-        """Pass over registrars that do not answer."""
-        self._claims.tick()
 
     def place(self, tracks: list[Track]) -> RequestError | None:
         """Send jobs of one model to the best neuron that takes them; return why none does."""
@@ -103,6 +102,21 @@ class Dispatcher:
             return self._load_at(tracks, best.node, best.need_mb)
         self._claims.ask(model, best.node, refused, lambda node: self._agreed(tracks, node, best.need_mb))
         return None
+
+    async def agree(self, model: str) -> str:
+        """Return the neuron where all gateways load a model that nobody has. Raises RequestError if there is none."""
+        places = placement.rank(self._nodes(), model, self.profile(model))
+        if not places:
+            raise _explain(model, [])
+        agreed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def settle(node: str) -> None:
+            if not agreed.done():  # who asked may be gone
+                agreed.set_result(node)
+
+        self._claims.ask(model, places[0].node, frozenset(), settle)
+        node = await agreed
+        return node if node in self._links else places[0].node
 
     def _agreed(self, tracks: list[Track], node: str, need_mb: int | None) -> None:
         waiting = [t for t in tracks if t.node is None and not t.is_over]
@@ -158,7 +172,7 @@ class Dispatcher:
     def _add(self, profile: Profile, node: str, need_mb: int | None) -> None:
         link = self._links.get(node)
         if link is not None and routing.can_take_work(link.node):
-            link.ask_load(profile.id, profile, need_mb)
+            link.ask_load(profile.id, profile, need_mb, may_evict=False)
 
     def _nodes(self) -> list[Node]:
         return [link.node for link in self._links.values()]
