@@ -45,6 +45,7 @@ from neuron.supervisor import events
 from neuron.supervisor.admin import Admin
 from neuron.supervisor.child import Child, UndefinedTransition
 from neuron.supervisor.family import Family
+from neuron.supervisor.finds import Finds
 from neuron.supervisor.host import Host
 from neuron.supervisor.instructions import Exit, Instruction, Kill
 from neuron.supervisor.placement import Placement
@@ -104,6 +105,7 @@ class Machine:
         self._traffic = Traffic(host, self._placement)
         self._admin = Admin(host, self._placement)
         self._publisher = Publisher(host)
+        self._finds = Finds(host, self._placement)
         self._family = Family(host, self._placement, self._traffic, self._admin)
         self._strict = strict
         for profile in catalogue.models:
@@ -158,6 +160,8 @@ class Machine:
                 model = host.models[model_id]
                 if self._placement.source_resolved(model, path, error):
                     self._traffic.inspection_ended(model)
+            case events.ModelsFound(found):
+                self._finds.update(found)
             case events.TimerFired(key):
                 self._timer_fired(key)
             case events.StopAsked():
