@@ -4,6 +4,7 @@ One queue, one owner: signals, timers, messages, exits and probe lines all becom
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -18,6 +19,8 @@ from common.errors import ConfigError, RequestError
 from common.ids import new_incarnation
 from neuron.broker.bus import Bus
 from neuron.discovery import Device
+from neuron.models.hub_cache import cache_folder
+from neuron.models.library import Found, Library, Lookout
 from neuron.process.children import Children
 from neuron.settings import NeuronSettings
 from neuron.sources import resolve_source
@@ -48,6 +51,7 @@ class Daemon:
         self._settings = settings
         self._devices = {d.uuid: d for d in devices}
         self._model_dirs = [base / d for d in settings.model_dirs]
+        self._hub_cache = cache_folder(base / settings.hub_cache if settings.hub_cache else None)
         self._machine = Machine(settings, devices, catalogue, new_id=new_incarnation)
         self._queue: deque[events.Event] = deque()
         self._is_handling = False
@@ -68,13 +72,21 @@ class Daemon:
                 self._loop.add_signal_handler(number, self._post, events.StopAsked())
             log.info("%s listens on %s", self._settings.name, self._settings.endpoint)
             self._post(events.Started())
+            lookout = Lookout(Library(self._model_dirs, self._hub_cache), self._found)
+            lookout.start()
             status = await self._ended
+            lookout.stop()
             self._bus.close()
             return status
         finally:
             for timer in self._timers.values():
                 timer.cancel()
             context.term()
+
+    def _found(self, models: list[Found]) -> None:
+        """Take what the lookout reports from its thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+            self._loop.call_soon_threadsafe(self._post, events.ModelsFound(models))
 
     def _post(self, event: events.Event) -> None:
         """Take an event; what carrying out its instructions brings about waits its turn."""
@@ -153,7 +165,7 @@ class Daemon:
 
     def _resolve(self, model: str, source: str) -> None:
         try:
-            path = str(resolve_source(source, self._model_dirs))
+            path = str(resolve_source(source, self._model_dirs, self._hub_cache))
         except RequestError as error:
             self._post(events.SourceResolved(model, None, error.message))
         else:

@@ -94,6 +94,10 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     listen: str = "tcp://127.0.0.1:13131"
     devices: Literal["auto"] | list[DeviceEntry] = "auto"
     model_dirs: list[str] = msgspec.field(default_factory=lambda: ["/var/lib/neuron/models"])
+    """Folders that sources without a kind are looked for in, and that are searched for models nobody described."""
+    hub_cache: str | None = None
+    """The Hugging Face cache: `neuronctl pull` writes there, and models in it are found. Unset: HF_HUB_CACHE, else
+    HF_HOME/hub, else ~/.cache/huggingface/hub of the user the neuron runs as."""
     preload: list[str] = []
     """Models to load at start, by id or alias of models_config."""
     models_config: str | None = None

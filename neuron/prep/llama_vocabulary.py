@@ -25,6 +25,7 @@ _STRING, _ARRAY = 8, 9
 _LOG_ERROR = 4
 """ggml_log_level."""
 _F16_BYTES = 2
+_UNKNOWN_ARCHITECTURE = "unknown model architecture"
 _FIRST_PART = re.compile(r"(?P<stem>.*)-00001-of-\d{5}\.gguf")
 
 
@@ -88,7 +89,10 @@ def open_vocabulary(path: str) -> "LlamaVocabulary":
 
 
 def _complaint() -> str:
-    return next(iter(_errors), "it gives no reason")
+    complaint = next(iter(_errors), "it gives no reason")
+    if _UNKNOWN_ARCHITECTURE in complaint:
+        complaint += f"; it needs a newer llama.cpp; this is {build()}"
+    return complaint
 
 
 @contextmanager

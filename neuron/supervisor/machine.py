@@ -47,6 +47,7 @@ from neuron.supervisor import events
 from neuron.supervisor.admin import Admin
 from neuron.supervisor.child import Child, UndefinedTransition
 from neuron.supervisor.family import Family
+from neuron.supervisor.finds import Finds
 from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import Inspection
 from neuron.supervisor.instructions import Exit, Instruction, Kill
@@ -111,6 +112,7 @@ class Machine:
         self._publisher = Publisher(host)
         self._family = Family(host, self._inspection, self._placement, self._traffic, self._admin)
         self._upkeep = Upkeep(host, self._family)
+        self._finds = Finds(host, self._inspection)
         self._strict = strict
         for profile in catalogue.models:
             self._inspection.adopt(profile, own=True)
@@ -164,6 +166,8 @@ class Machine:
                 model = host.models[model_id]
                 if self._inspection.source_resolved(model, path, error):
                     self._inspection_ended(model)
+            case events.ModelsFound(found):
+                self._finds.update(found)
             case events.TimerFired(key):
                 self._timer_fired(key)
             case events.StopAsked():
