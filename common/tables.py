@@ -88,16 +88,16 @@ def show_jobs(jobs: Sequence[JobRow]) -> None:
 
 def show_memory(workers: Sequence[WorkerMemory]) -> None:
     """Print what workers hold."""
-    numbers = ("PROCESS", "WEIGHTS", "KV", "CELLS", "USED", "SEQUENCES", "DEVICE FREE")
+    numbers = ("PROCESS", "WEIGHTS", "KV", "CELLS", "USED", "RUNNING", "IDLE", "IN HOST", "DEVICE FREE")
     table = _table("DEVICE", "MODEL", *numbers, right=numbers)
     for w in workers:
         free = _mib(w.device_free_mb)
         if not w.models:
-            table.add_row(w.device, "-", _mib(w.process_mb), "-", "-", "-", "-", "-", free)
+            table.add_row(w.device, "-", _mib(w.process_mb), "-", "-", "-", "-", "-", "-", "-", free)
         for m in w.models:
             table.add_row(
                 w.device, m.model, _mib(w.process_mb), _mib(m.weights_mb), _mib(m.kv_mb), str(m.kv_tokens),
-                str(m.kv_used), str(m.sequences), free,
+                str(m.kv_used), str(m.sequences), str(m.idle), _mib(m.host_mb), free,
             )  # fmt: skip
     console().print(table)
 

@@ -44,6 +44,8 @@ _GPU_TYPES = (1, 2)
 _PIECE_BYTES = 256
 MOST_SEQUENCES = 256
 """LLAMA_MAX_SEQ."""
+LEAST_IDLE = 2
+"""One to continue from, while another one makes room."""
 _WINDOW_ONLY = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
@@ -98,6 +100,9 @@ class LlamaEngine:
         self, path: str, *, kv_tokens: int, parallel: int, idle: int, progress: Callable[[float], bool]
     ) -> "LlamaModel":
         """Load a GGUF and make its context. Raises LoadError with llama.cpp's own reason."""
+        most = MOST_SEQUENCES - LEAST_IDLE - 1
+        if parallel > most:
+            raise LoadError(f"parallel: {parallel} is more than llama.cpp can run at once ({most})")
         if not self._is_initialised:
             llama_cpp.llama_backend_init()
             self._is_initialised = True
@@ -371,7 +376,7 @@ def _sequences(kind: MemoryKind, parallel: int, idle: int) -> int:
     """Return how many sequence numbers to make; a window or a state costs device memory for each."""
     if kind is not MemoryKind.CELLS:
         idle = min(idle, parallel)
-    return min(MOST_SEQUENCES, parallel + idle + 1)
+    return min(MOST_SEQUENCES, parallel + max(idle, LEAST_IDLE) + 1)
 
 
 def _state_key(path: str, params: Any) -> str:

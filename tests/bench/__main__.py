@@ -2,7 +2,7 @@
 
 import sys
 
-from tests.bench import against_llama, engine, first_byte, long_prompt, report, start
+from tests.bench import against_llama, agents, engine, first_byte, long_prompt, memory, report, soak, start
 
 
 def main() -> int:
@@ -12,8 +12,15 @@ def main() -> int:
         "first_byte": first_byte.measure,
         "long_prompt": long_prompt.measure,
         "start": start.measure,
+        "warm_reload": memory.measure_reload,
+        "soak": soak.measure,
     }
-    paired = {"llama_decode": against_llama.measure_decode, "llama_http": against_llama.measure_http}
+    paired = {
+        "llama_decode": against_llama.measure_decode,
+        "llama_http": against_llama.measure_http,
+        "agents": agents.measure,
+        "idle_neighbours": memory.measure_idle_neighbours,
+    }
     benchmarks = own | paired
     names = sys.argv[1:] or list(own)
     unknown = [n for n in names if n not in benchmarks]

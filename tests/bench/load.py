@@ -18,6 +18,7 @@ class Answer(NamedTuple):
     events: int
     """Events with text."""
     usage: dict[str, Any]
+    text: str
 
 
 class Refused(RuntimeError):
@@ -49,16 +50,18 @@ async def _send(url: str, body: dict[str, Any]) -> Answer:
     if b" 200 " not in status:
         rest = await reader.read()
         raise Refused(f"{status.decode().strip()}: {rest[-500:].decode(errors='replace')}")
-    first_s, events = 0.0, 0
+    first_s, events, text = 0.0, 0, ""
     usage: dict[str, Any] = {}
     async for line in reader:
         if not line.startswith(b"data: {"):
             continue
         event = orjson.loads(line[6:])
         usage = event.get("usage") or usage
-        if any(choice.get("text") or (choice.get("delta") or {}).get("content") for choice in event["choices"]):
+        new = "".join(c.get("text") or (c.get("delta") or {}).get("content") or "" for c in event["choices"])
+        if new:
+            text += new
             events += 1
             first_s = first_s or time.perf_counter() - began
     writer.close()
     await writer.wait_closed()
-    return Answer(first_s, time.perf_counter() - began, events, usage)
+    return Answer(first_s, time.perf_counter() - began, events, usage, text)

@@ -252,6 +252,9 @@ def test_a_file_that_is_no_whole_gguf_fails_with_llama_cpps_reason(
         worker.until(lambda name=name: any(m.model == name for m in worker.of(LoadFailed)))  # type: ignore[misc]
         (failure,) = [m for m in worker.of(LoadFailed) if m.model == name]
         assert reason in failure.message
+    worker.send(LoadModel(model="wide", path=gguf, context=512, kv_tokens=512, parallel=254))
+    worker.until(lambda: any(m.model == "wide" for m in worker.of(LoadFailed)))
+    assert "parallel: 254 is more" in worker.of(LoadFailed)[-1].message
     worker.send(LoadModel(model="absent", path=str(tmp_path / "none"), context=512, kv_tokens=512, parallel=1))
     worker.until(lambda: any(m.model == "absent" for m in worker.of(LoadFailed)))
     assert "No such file" in worker.of(LoadFailed)[-1].message
