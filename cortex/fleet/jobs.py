@@ -236,9 +236,9 @@ class JobClient:
     def _try_later(self, track: Track, error: RequestError) -> None:
         if track.recovery.since is None and track.delivery.first is not None:
             track.accepted_at = self.now()  # each recovery has the whole budget
-        delay_s = track.recovery.next_delay(self.now(), self._recovery_s)
+        delay_s = track.recovery.next_delay(error, self.now(), self._recovery_s)
         if delay_s is None:
-            track.call.fail(error)
+            track.call.fail(track.recovery.cause or error)
         elif delay_s == 0.0:
             self._try_again(track)
         else:

@@ -41,6 +41,8 @@ class Recovery:
     def __init__(self) -> None:
         self.since: float | None = None
         """When the trouble began that no token has ended yet; monotonic seconds."""
+        self.cause: RequestError | None = None
+        """What it began with: told to the client if nothing helps."""
         self._faults = 0
         self._attempts = 0
 
@@ -49,10 +51,10 @@ class Recovery:
         self._faults += 1
         return self._faults < FAULTS
 
-    def next_delay(self, now: float, limit_s: float) -> float | None:
+    def next_delay(self, error: RequestError, now: float, limit_s: float) -> float | None:
         """Return the seconds to wait before the next attempt; None if it has been tried for `limit_s`."""
         if self.since is None:
-            self.since, self._attempts = now, 0
+            self.since, self.cause, self._attempts = now, error, 0
         if now - self.since >= limit_s:
             return None
         self._attempts += 1
