@@ -1,11 +1,11 @@
 """The one internal request that every dialect becomes, and the jobs it stands for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import structs
 
-from common.messages import Chat, Grammar, Job, JsonObject, JsonSchema, Sampling, Text, TokenIds
+from common.messages import Chat, Embed, Grammar, Job, JsonObject, JsonSchema, Rerank, Sampling, Text, TokenIds
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
@@ -13,7 +13,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     """As the client named it."""
-    inputs: list[Chat | Text | TokenIds]
+    inputs: Sequence[Chat | Text | TokenIds | Embed | Rerank]
     n: int = 1
     """Answers to each input."""
     sampling: Sampling = Sampling()

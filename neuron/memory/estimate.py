@@ -13,6 +13,10 @@ MASK_BYTES = 1024
 """The attention mask of such a batch: 512 rows of f16 for each cell of the pool."""
 IDLE_SEQUENCES = 16
 """Kept for new prompts to continue from."""
+EMBEDDING_CONTEXT = 2048
+"""Tokens of a text for a vector, unless the profile says otherwise."""
+EMBEDDING_BUFFERS = 12
+"""Rows as wide as the embedding that llama.cpp holds for each token: input, attention, feed-forward."""
 CELL_STEP = 256
 """llama.cpp rounds the number of cells up to this."""
 
@@ -42,6 +46,9 @@ def plan_memory(profile: Profile, facts: ModelFacts, free_mb: int | None, correc
     if profile.context is not None and trained and profile.context > trained:
         return f"context {profile.context} is more than the model was trained for ({trained}); lower it in its profile"
     context = profile.context or trained or 4096
+    if is_embedding(facts):
+        context = min(context, profile.context or EMBEDDING_CONTEXT)
+        return _plan_embedder(profile, facts, free_mb, context, correction_mb)
     # A row of floats a sequence, in the graph and outside of it.
     logits_mb = 2 * (profile.parallel + IDLE_SEQUENCES + 1) * facts.vocabulary * 4 / MIB
     fixed_mb = facts.file_bytes / MIB + COMPUTE_MB + COMPUTE_MB_PER_WIDTH * facts.embedding + logits_mb
@@ -62,6 +69,24 @@ def plan_memory(profile: Profile, facts: ModelFacts, free_mb: int | None, correc
     if free_mb is not None and memory_mb > free_mb:
         return f"it needs {memory_mb} MiB (vram_mb of its profile), and {free_mb} MiB are free"
     return MemoryPlan(min(context, kv_tokens), kv_tokens, profile.parallel, memory_mb, estimated_mb)
+
+
+def is_embedding(facts: ModelFacts | None) -> bool:
+    """Say whether a model gives vectors or scores, and no text."""
+    return facts is not None and not {"embeddings", "rerank"}.isdisjoint(facts.capabilities)
+
+
+def _plan_embedder(
+    profile: Profile, facts: ModelFacts, free_mb: int | None, context: int, correction_mb: int
+) -> MemoryPlan | str:
+    """Plan a model whose texts are computed as a whole: its buffers grow with the longest one."""
+    rows = context * (facts.embedding * EMBEDDING_BUFFERS * 4 + context * 4)
+    need_mb = facts.file_bytes / MIB + COMPUTE_MB + (context * facts.kv_bytes_per_token + rows) / MIB
+    estimated_mb = max(0, round(need_mb) + correction_mb)
+    memory_mb = max(estimated_mb, profile.vram_mb or 0)
+    if free_mb is not None and memory_mb > free_mb:
+        return f"it needs {memory_mb} MiB for texts of {context} tokens, and {free_mb} MiB are free; lower its context"
+    return MemoryPlan(context, context, profile.parallel, memory_mb, estimated_mb)
 
 
 def _cells(tokens: int) -> int:

@@ -189,7 +189,7 @@ class LlamaVocabulary:
             layers=int(self._meta(f"{arch}.block_count") or 0),
             embedding=int(self._meta(f"{arch}.embedding_length") or 0),
             vocabulary=self.size,
-            capabilities=["chat", "completion"],
+            capabilities=self._capabilities(arch),
             vocab_fingerprint=self._fingerprint(),
         )
 
@@ -216,6 +216,22 @@ class LlamaVocabulary:
             length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -length, 0, True)
         return bytes(buffer.raw[:length])
 
+    def pair(self, query: str, document: str) -> list[int]:
+        """Return a query and a document by the file's template for that, else with its marks between them."""
+        vocab = self._vocab
+        template = llama_cpp.llama_model_chat_template(self._model, b"rerank")
+        if template:
+            text = template.decode(errors="replace").replace("{query}", query).replace("{document}", document)
+            return self.tokenise(text, add_special=True, parse_special=True)
+        begin, sep = int(llama_cpp.llama_vocab_bos(vocab)), int(llama_cpp.llama_vocab_sep(vocab))
+        end = int(llama_cpp.llama_vocab_eos(vocab))
+        ends = [sep if end < 0 else end] if llama_cpp.llama_vocab_get_add_eos(vocab) else []
+        tokens = [begin] if llama_cpp.llama_vocab_get_add_bos(vocab) else []
+        tokens += self.tokenise(query, add_special=False, parse_special=False) + ends
+        tokens += [sep] if llama_cpp.llama_vocab_get_add_sep(vocab) else []
+        tokens += self.tokenise(document, add_special=False, parse_special=False) + ends
+        return [t for t in tokens if t >= 0]
+
     def can_parse(self, gbnf: str) -> bool:
         """Say whether llama.cpp can read a grammar."""
         sampler = llama_cpp.llama_sampler_init_grammar(self._vocab, gbnf.encode(), b"root")
@@ -234,6 +250,16 @@ class LlamaVocabulary:
         buffer = ctypes.create_string_buffer(1024)
         length = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
         return buffer.value.decode(errors="replace") if length >= 0 else None
+
+    def _capabilities(self, arch: str) -> list[str]:
+        """Tell from how the file pools, or that its attention looks ahead, what it was trained for."""
+        pooling = self._meta(f"{arch}.pooling_type")
+        if pooling == str(llama_cpp.LLAMA_POOLING_TYPE_RANK):
+            return ["rerank"]
+        is_pooled = pooling not in (None, str(llama_cpp.LLAMA_POOLING_TYPE_NONE))
+        if is_pooled or self._meta(f"{arch}.attention.causal") == "false":
+            return ["embeddings"]
+        return ["chat", "completion"]
 
     def _fingerprint(self) -> str:
         """Return an identity of the token texts: streams can resume by ids only between equal ones."""

@@ -7,8 +7,9 @@ from msgspec import structs
 from common.errors import Code, RequestError
 from common.formats.family import Family
 from common.formats.reasoning import is_opened_by
-from common.messages import Chat, Job, Prepared, Rendered, RenderedItem, Text, TokenIds
+from common.messages import Chat, Embed, Job, Prepared, Rendered, RenderedItem, Rerank, Text, TokenIds
 from neuron.prep.constraint import resolve
+from neuron.prep.embeddings import check_kind, prepare_texts
 from neuron.prep.template import ChatTemplate
 from neuron.prep.vocabulary import Vocabulary
 
@@ -31,6 +32,9 @@ def prepare(
     A template that does not compile is the reason why; it fails chats only. Raises RequestError.
     """
     _check_sampling(job, vocabulary)
+    check_kind(job, vocabulary.facts)
+    if isinstance(job.input, Embed | Rerank):
+        return prepare_texts(job, job.input, vocabulary, context)
     if job.answer == "prompt":
         return _render_only(job, vocabulary, template)
     field = "messages" if isinstance(job.input, Chat) else "prompt"

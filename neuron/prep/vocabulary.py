@@ -31,6 +31,9 @@ class Vocabulary(Protocol):
     def text(self, tokens: Sequence[int]) -> bytes:
         """Return the text of tokens, control tokens included."""
 
+    def pair(self, query: str, document: str) -> list[int]:
+        """Return a query and a document as a model that scores them wants them."""
+
     def can_parse(self, gbnf: str) -> bool:
         """Say whether the engine can read a grammar, which has been linted."""
 

@@ -2,7 +2,7 @@
 
 from common.errors import Code
 from common.messages import Done, Load, Loaded, LoadFailed, LoadModel, LoadProgress, Progress, Refused, UnloadModel
-from neuron.memory.estimate import IDLE_SEQUENCES, MemoryPlan
+from neuron.memory.estimate import IDLE_SEQUENCES, MemoryPlan, is_embedding
 from neuron.memory.residency import Model, Replica
 from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import Inspection, correction_key
@@ -92,6 +92,7 @@ class Placement:
                 context=replica.plan.context,
                 kv_tokens=replica.plan.kv_tokens,
                 parallel=replica.plan.parallel,
+                is_embedding=is_embedding(model.facts),
                 idle_sequences=IDLE_SEQUENCES,
                 host_cache_mb=self._host.settings.host_cache_mb // len(self._host.workers),
             ),

@@ -189,12 +189,13 @@ class Traffic:
     def _run(self, entry: Entry, replica: Replica) -> None:
         host, prepared = self._host, entry.prepared
         assert prepared is not None
-        room = replica.plan.context - len(prepared.tokens)
+        longest = max(map(len, prepared.texts), default=len(prepared.tokens))
+        room = replica.plan.context - longest + bool(prepared.texts)  # a vector needs no token more
         if room < 1:
             # The model's context was cut to what fits when it was loaded, after this prompt had been checked.
             text = (
                 f"This model's maximum context length is {replica.plan.context} tokens. "
-                f"However, your prompt has {len(prepared.tokens)} tokens."
+                f"However, your prompt has {longest} tokens."
             )
             self.fail(entry, Code.CONTEXT_LENGTH_EXCEEDED, text)
             return
@@ -207,7 +208,7 @@ class Traffic:
         started = StartedItem(
             job=entry.job.id,
             attempt=entry.job.attempt,
-            prompt_tokens=len(prepared.tokens),
+            prompt_tokens=len(prepared.tokens) + sum(map(len, prepared.texts)),
             max_tokens=max_tokens,
             vocab_fingerprint=prepared.vocab_fingerprint,
             resumed=len(prepared.resume_tokens),
@@ -221,6 +222,7 @@ class Traffic:
             model=self._model(entry).id,
             request_id=entry.job.request_id,
             tokens=prepared.tokens,
+            texts=prepared.texts,
             resume_tokens=prepared.resume_tokens,
             sampling=entry.job.sampling,
             constraint=prepared.constraint,

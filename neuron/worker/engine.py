@@ -147,6 +147,35 @@ class Model(Protocol):
         """Free the model."""
 
 
+class Embedder(Protocol):
+    """A model loaded for vectors or scores."""
+
+    vocabulary: int
+    kv_tokens: int
+    """Of all texts of a batch."""
+    weights_mb: int
+    kv_mb: int
+    memory_mb: int
+    kind: MemoryKind
+    state_key: str
+    sequences: int
+    """Texts of a batch at most."""
+    is_ranking: bool
+    """Whether it gives scores."""
+
+    def warm_up(self) -> None:
+        """Run one token."""
+
+    def compute(self, texts: Sequence[list[int]]) -> list[bytes] | list[float]:
+        """Return each text's vector of length 1 as little-endian floats, or its score.
+
+        Raises InvalidBatch, DeviceLost.
+        """
+
+    def close(self) -> None:
+        """Free the model."""
+
+
 class Engine(Protocol):
     """Owns the device."""
 
@@ -158,6 +187,9 @@ class Engine(Protocol):
 
         `progress` takes 0 to 1 and returns False to give up.
         """
+
+    def load_embedder(self, path: str, *, tokens: int, progress: Callable[[float], bool]) -> Embedder:
+        """Load a model for vectors or scores of texts of up to `tokens`; as `load`."""
 
     def device_memory(self) -> tuple[int, int] | None:
         """Return MiB free and in total, None where that is the host's business."""

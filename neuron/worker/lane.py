@@ -15,7 +15,7 @@ from common.messages import EndedItem, FailedItem, JobKey, ModelMemory, Task, To
 from neuron.worker.engine import CHUNK_TOKENS, DecodeResult, DeviceLost, Model
 from neuron.worker.generation import Generation
 from neuron.worker.host_tier import HostTier
-from neuron.worker.kv_pool import KvPool
+from neuron.worker.kv_pool import KvPool, Saved
 from neuron.worker.outbox import Outbox
 from neuron.worker.planner import Pace, Plan, plan
 from neuron.worker.sampling import stages
@@ -151,6 +151,18 @@ class Lane:
             if chunk.wants_logits:
                 self._advance(generation, index, now)
         return True
+
+    def tidy(self) -> bool:
+        """Look after idle sequences; True if something was done."""
+        return self.kv.tidy(is_busy=self.is_busy)
+
+    def clear(self) -> int:
+        """Forget idle sequences; return how many."""
+        return self.kv.clear()
+
+    def save_all(self, budget: int) -> list[Saved]:
+        """Return the states of idle sequences, for when the model comes back."""
+        return self.kv.save_all(budget)
 
     def memory(self) -> ModelMemory:
         """Return what the model holds."""

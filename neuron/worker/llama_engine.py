@@ -25,6 +25,7 @@ from neuron.worker.engine import (
     LoadError,
     MemoryKind,
 )
+from neuron.worker.llama_embedding import LlamaEmbedder, open_embedder
 from neuron.worker.llama_sampling import (
     ConstrainedSampler,
     LlamaSampler,
@@ -103,13 +104,8 @@ class LlamaEngine:
         most = MOST_SEQUENCES - LEAST_IDLE - 1
         if parallel > most:
             raise LoadError(f"parallel: {parallel} is more than llama.cpp can run at once ({most})")
-        if not self._is_initialised:
-            llama_cpp.llama_backend_init()
-            self._is_initialised = True
         with llama_log.collect() as lines:
-            model = llama_cpp.llama_model_load_from_file(os.fsencode(path), self._model_params(progress))
-            if not model:
-                raise LoadError(f"{Path(path).name}: {llama_log.decisive(lines) or 'llama.cpp gives no reason'}")
+            model = self._read(path, progress, lines)
             kind = _memory_kind(model)
             sequences = _sequences(kind, parallel, idle)
             params = self._context_params(model, kv_tokens, sequences)
@@ -118,6 +114,20 @@ class LlamaEngine:
                 llama_cpp.llama_model_free(model)
                 raise LoadError(llama_log.decisive(lines) or f"llama.cpp has no room for {kv_tokens} KV cells")
         return LlamaModel(model, context, kind, sequences, _state_key(path, params), llama_log.buffers_mb(lines))
+
+    def load_embedder(self, path: str, *, tokens: int, progress: Callable[[float], bool]) -> LlamaEmbedder:
+        """Load a GGUF for vectors or scores. Raises LoadError."""
+        with llama_log.collect() as lines:
+            return open_embedder(self._read(path, progress, lines), tokens, self._threads, self._kind, lines)
+
+    def _read(self, path: str, progress: Callable[[float], bool], lines: list[llama_log.Line]) -> Any:
+        if not self._is_initialised:
+            llama_cpp.llama_backend_init()
+            self._is_initialised = True
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), self._model_params(progress))
+        if not model:
+            raise LoadError(f"{Path(path).name}: {llama_log.decisive(lines) or 'llama.cpp gives no reason'}")
+        return model
 
     def device_memory(self) -> tuple[int, int] | None:
         """Return the GPU's free and total MiB as its driver tells them."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.messages import LoadModel
-from neuron.worker.engine import DeviceLost, Engine, LoadError, MemoryKind, Model
+from neuron.worker.engine import DeviceLost, Embedder, Engine, LoadError, MemoryKind, Model
 from neuron.worker.kv_pool import Saved
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class LoadEnded:
     """A load is over."""
 
     order: LoadModel
-    model: Model | None
+    model: Model | Embedder | None
     """None: it failed, for the reason in `message`."""
     message: str = ""
 
@@ -74,7 +74,7 @@ class Loader:
         """End a model's load as soon as llama.cpp asks; it ends in LoadEnded all the same."""
         self._given_up.add(name)
 
-    def unload(self, name: str, model: Model, save: Callable[[], list[Saved]]) -> None:
+    def unload(self, name: str, model: Model | Embedder, save: Callable[[], list[Saved]]) -> None:
         """Save what `save` returns and free a model that nobody uses any more; ends in UnloadEnded."""
         self._orders.put(lambda: self._unload(name, model, save))
 
@@ -113,17 +113,20 @@ class Loader:
                 self._post(LoadMoved(order.model, fraction))
             return not (self._is_closing or order.model in self._given_up)
 
-        model = None
+        model: Model | Embedder | None = None
         try:
             if not progress(0.0):
                 raise LoadError("given up before it began")
-            model = self._engine.load(
-                order.path,
-                kv_tokens=order.kv_tokens,
-                parallel=order.parallel,
-                idle=order.idle_sequences,
-                progress=progress,
-            )
+            if order.is_embedding:
+                model = self._engine.load_embedder(order.path, tokens=order.kv_tokens, progress=progress)
+            else:
+                model = self._engine.load(
+                    order.path,
+                    kv_tokens=order.kv_tokens,
+                    parallel=order.parallel,
+                    idle=order.idle_sequences,
+                    progress=progress,
+                )
             self._post(LoadMoved(order.model, None))
             model.warm_up()
         except DeviceLost as error:
@@ -140,7 +143,7 @@ class Loader:
             self._given_up.discard(order.model)
         self._post(LoadEnded(order, model))
 
-    def _unload(self, name: str, model: Model, save: Callable[[], list[Saved]]) -> None:
+    def _unload(self, name: str, model: Model | Embedder, save: Callable[[], list[Saved]]) -> None:
         saves = [] if self._is_closing else save()
         model.close()
         self._post(UnloadEnded(name, model.state_key, saves, model.kind is not MemoryKind.CELLS))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from common.errors import Code
 from common.messages import (
@@ -33,7 +33,8 @@ from common.messages import (
     WorkerHello,
     WorkerMemory,
 )
-from neuron.worker.engine import DeviceLost, Engine
+from neuron.worker.embedding import EmbeddingLane
+from neuron.worker.engine import DeviceLost, Embedder, Engine, Model
 from neuron.worker.host_tier import HostTier
 from neuron.worker.lane import Lane
 from neuron.worker.loader import LoadEnded, Loader, LoadMoved, UnloadEnded
@@ -45,6 +46,9 @@ PULSE_S = 0.2
 IDLE_S = 1.0
 RETRY_S = 0.05
 """Between attempts to send to a supervisor that has no room."""
+
+
+AnyLane = Lane | EmbeddingLane
 
 
 class Link(Protocol):
@@ -76,7 +80,7 @@ class Loop:
         step_budget_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[str, AnyLane] = {}
         self.steps = 0
         self._engine = engine
         self._link = link
@@ -91,7 +95,7 @@ class Loop:
         """Models that are coming, in the order of their loads; the first is the one being worked on."""
         self._unwanted: set[str] = set()
         """Models to unload whose load has not given up yet."""
-        self._spent_s: dict[Lane, float] = {}
+        self._spent_s: dict[AnyLane, float] = {}
         """How long busy lanes have had the device."""
         self._phase: Phase = "starting"
         self._pulsed_at = 0.0
@@ -151,17 +155,17 @@ class Loop:
             self._spent_s[lane] += self._clock() - began
             self._outbox.flush()
         # Also in a loop that never rests: what is idle beside running sequences slows them.
-        has_tidied = [lane.kv.tidy(is_busy=lane.is_busy) for lane in self.lanes.values()]
+        has_tidied = [lane.tidy() for lane in self.lanes.values()]
         if not (busy or self._is_stopping or any(has_tidied)):
             self._link.wait(IDLE_S if has_sent_all else RETRY_S)
 
-    def _whose_turn(self, busy: list[Lane]) -> Lane:
+    def _whose_turn(self, busy: list[AnyLane]) -> AnyLane:
         """Return who has had least of the device's time; who comes in starts level with the others."""
         self._spent_s = {lane: s for lane, s in self._spent_s.items() if lane in busy}
         level = min(self._spent_s.values(), default=0.0)
         return min(busy, key=lambda lane: self._spent_s.setdefault(lane, level))
 
-    def _pulse(self, busy: list[Lane]) -> None:
+    def _pulse(self, busy: list[AnyLane]) -> None:
         """Show the supervisor that the loop comes round, and say what it is about to do."""
         now = self._clock()
         if busy:
@@ -193,7 +197,7 @@ class Loop:
                 self._outbox.go(gateway)
             case ClearModelCache(request=request, model=model):
                 lanes = [lane for name, lane in self.lanes.items() if model in (None, name)]
-                cleared = sum(lane.kv.clear() for lane in lanes)
+                cleared = sum(lane.clear() for lane in lanes)
                 if model is None:
                     self._host.clear()  # also of models that are no longer here
                 self._outbox.say(CacheCleared(request=request, sequences=cleared))
@@ -232,7 +236,7 @@ class Loop:
         lane = self.lanes.pop(name, None)
         if lane is not None:
             lane.fail_all(Code.MODEL_UNLOADED, f"model '{name}' is being unloaded")
-            self._loader.unload(name, lane.model, partial(lane.kv.save_all, self._host.budget))
+            self._loader.unload(name, lane.model, partial(lane.save_all, self._host.budget))
         elif name in self._loading:
             self._unwanted.add(name)
             self._loader.give_up(name)
@@ -265,22 +269,27 @@ class Loop:
                 return
             self._outbox.say(LoadFailed(model=order.model, code=Code.MODEL_LOADING_FAILED, message=event.message))
             return
-        lane = Lane(
+        lane = self.lanes[order.model] = self._make_lane(order, event.model)
+        self._say_loaded(order, lane)
+        if order.model in self._unwanted:
+            self._unwanted.discard(order.model)
+            self._unload(order.model)
+
+    def _make_lane(self, order: LoadModel, model: Model | Embedder) -> AnyLane:
+        if order.is_embedding:
+            embedder = cast(Embedder, model)
+            return EmbeddingLane(order.model, embedder, context=order.context, outbox=self._outbox, clock=self._clock)
+        return Lane(
             order.model,
-            event.model,
+            cast(Model, model),
             context=order.context,
             parallel=order.parallel,
             outbox=self._outbox,
             host=self._host,
             clock=self._clock,
         )
-        self.lanes[order.model] = lane
-        self._say_loaded(order, lane)
-        if order.model in self._unwanted:
-            self._unwanted.discard(order.model)
-            self._unload(order.model)
 
-    def _say_loaded(self, order: LoadModel, lane: Lane) -> None:
+    def _say_loaded(self, order: LoadModel, lane: AnyLane) -> None:
         model = lane.model
         self._outbox.say(
             Loaded(

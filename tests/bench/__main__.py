@@ -2,7 +2,7 @@
 
 import sys
 
-from tests.bench import against_llama, agents, engine, first_byte, long_prompt, memory, report, soak, start
+from tests.bench import against_llama, agents, engine, first_byte, json_schema, long_prompt, memory, report, soak, start
 
 
 def main() -> int:
@@ -19,6 +19,7 @@ def main() -> int:
         "llama_decode": against_llama.measure_decode,
         "llama_http": against_llama.measure_http,
         "agents": agents.measure,
+        "json_schema": json_schema.measure,
         "idle_neighbours": memory.measure_idle_neighbours,
     }
     benchmarks = own | paired

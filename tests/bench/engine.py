@@ -11,6 +11,7 @@ from neuron.worker.engine import Chunk, DecodeResult
 from neuron.worker.llama_engine import create_engine
 from neuron.worker.loop import Loop
 from tests.support.harness import DEMO_MODEL
+from tests.support.tasks import text_lane
 
 PROMPT_TOKENS = 128
 NEW_TOKENS = 64
@@ -53,7 +54,7 @@ class EngineLoop:
         )
         while "demo" not in self._loop.lanes:
             self._loop.step()
-        self._lane = self._loop.lanes["demo"]
+        self._lane = text_lane(self._loop.lanes, "demo")
         self._decode = self._lane.model.decode
         self._lane.model.decode = self._timed  # type: ignore[method-assign]
 

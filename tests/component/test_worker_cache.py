@@ -27,7 +27,7 @@ from neuron.worker import kv_pool
 from neuron.worker.host_tier import PIECE_TOKENS
 from tests.component.test_worker_loop import Harness
 from tests.support.fake_engine import answer, write_model
-from tests.support.tasks import make_task
+from tests.support.tasks import make_task, text_lane
 
 KINDS = ("CELLS", "WINDOW", "STATE")
 
@@ -77,7 +77,7 @@ def computed(worker: Harness, name: str = "m") -> int:
 
 def settle(worker: Harness, name: str = "m") -> None:
     """Step until nothing is left to save."""
-    pool = worker.loop.lanes[name].kv
+    pool = text_lane(worker.loop.lanes, name).kv
     worker.until(lambda: all(r.saved == len(r.tokens) for r in pool.cache))
 
 
@@ -114,7 +114,7 @@ def test_conversations_share_their_system_prompt_in_the_same_cells(worker: Harne
     for i in range(8):
         run(worker, make_task(f"j{i}", system + words(10 + i, 60), max_tokens=10))
     assert computed(worker) == 1500 + 8 * 69
-    assert worker.loop.lanes["m"].kv.cells.used == worker.model().used == 1500 + 8 * 69
+    assert text_lane(worker.loop.lanes).kv.cells.used == worker.model().used == 1500 + 8 * 69
     worker.check_books()
 
 
@@ -159,7 +159,7 @@ def test_the_least_recently_used_makes_room_for_a_new_prompt(worker: Harness) ->
         run(worker, make_task(f"j{i}", words(i, 300), max_tokens=5))
     run(worker, make_task("again", words(0, 300), max_tokens=5))
     run(worker, make_task("large", words(9, 600), max_tokens=5))
-    left = [r.tokens[:300] for r in worker.loop.lanes["m"].kv.cache]
+    left = [r.tokens[:300] for r in text_lane(worker.loop.lanes).kv.cache]
     assert words(0, 300) in left
     assert words(1, 300) not in left
     worker.check_books()
@@ -174,7 +174,7 @@ def test_an_idle_conversation_leaves_its_cells_while_others_run_and_comes_back(
     run(worker, make_task("one", first, max_tokens=20))
     settle(worker)
     worker.say(Run(tasks=[make_task("other", words(2, 30), max_tokens=200)]))
-    pool = worker.loop.lanes["m"].kv
+    pool = text_lane(worker.loop.lanes).kv
     worker.until(lambda: len(pool.cache) == 0)
     assert pool.cells.used < 300
     computed(worker)
@@ -215,7 +215,7 @@ def test_a_file_that_changed_in_between_finds_nothing(worker: Harness) -> None:
 def test_a_refused_restore_is_a_miss(worker: Harness) -> None:
     load(worker, refuse_restore=True)
     run(worker, make_task("one", words(1, 700), max_tokens=5))
-    pool = worker.loop.lanes["m"].kv
+    pool = text_lane(worker.loop.lanes).kv
     while pool._evict_one():
         pass
     (end,) = run(worker, make_task("two", words(1, 700), max_tokens=5))
@@ -229,7 +229,7 @@ def test_a_shared_prefix_is_stored_and_restored_once(worker: Harness, eager: Non
     run(worker, *[make_task(f"one{i}", system + words(10 + i, 60), max_tokens=10) for i in range(4)])
     settle(worker)
     assert worker.loop._host.used == 64 * (len(system) + 4 * 69)
-    pool = worker.loop.lanes["m"].kv
+    pool = text_lane(worker.loop.lanes).kv
     while pool._evict_one():
         pass
     assert worker.model().used == 0

@@ -45,7 +45,7 @@ from common.messages import (
 from neuron.worker.engine import DeviceLost, Engine
 from neuron.worker.loop import Loop
 from tests.support.fake_engine import FakeEngine, FakeModel, answer, text_of, tokenise, write_model
-from tests.support.tasks import make_task
+from tests.support.tasks import make_task, text_lane
 
 T = TypeVar("T")
 PROMPT = tokenise("the quick brown fox")
@@ -138,7 +138,7 @@ class Harness:
 
     def check_books(self, name: str = "m") -> None:
         """Assert that nothing is held for anybody, and that every output was gapless."""
-        lane = self.loop.lanes[name]
+        lane = text_lane(self.loop.lanes, name)
         lane.check()
         assert not lane.is_busy
         assert lane.kv.slots.seated == []

@@ -11,7 +11,7 @@ from neuron.worker import kv_pool
 from neuron.worker.engine import MemoryKind
 from neuron.worker.llama_engine import create_engine
 from tests.component.test_worker_loop import Harness
-from tests.support.tasks import make_task
+from tests.support.tasks import make_task, text_lane
 from tests.support.tiny_models import KINDS, WINDOW, write_tiny_model
 
 GREEDY = Sampling(temperature=0, logit_bias={0: -1000.0, 1: -1000.0, 2: -1000.0})
@@ -63,7 +63,7 @@ class Engine(Harness):
         answers = len(self.of(CacheCleared))
         self.say(ClearModelCache(request="clear"))
         self.until(lambda: len(self.of(CacheCleared)) > answers)
-        pool = self.loop.lanes["m"].kv
+        pool = text_lane(self.loop.lanes).kv
         pool.check()
         assert (pool.cells.used, len(pool.cache)) == (0, 0)
 

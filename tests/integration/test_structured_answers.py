@@ -27,15 +27,20 @@ FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "cat", "strict": T
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     base = tmp_path_factory.mktemp("fleet")
     with (
         Neuron(base / "n", models=[PROFILE], preload=[MODEL]) as neuron,
         Gateway(base / "g", neurons=[neuron]) as gateway,
     ):
         neuron.wait_for(lambda s: s["state"]["models"][0]["status"] == "loaded", timeout_s=60)
-        with gateway.openai() as opened:
-            yield opened
+        yield gateway
+
+
+@pytest.fixture
+def client(gateway: Gateway) -> Iterator[openai.OpenAI]:
+    with gateway.openai() as opened:
+        yield opened
 
 
 def test_a_strict_schema_holds_streaming_and_not(client: openai.OpenAI) -> None:

@@ -19,6 +19,7 @@ from neuron.worker.engine import (
     Chunk,
     DecodeResult,
     DeviceLost,
+    Embedder,
     EngineFacts,
     InvalidBatch,
     LoadError,
@@ -155,6 +156,10 @@ class FakeVocabulary:
         """Return the tokens as numbers."""
         return " ".join(map(str, tokens)).encode()
 
+    def pair(self, query: str, document: str) -> list[int]:
+        """Put one after the other."""
+        return tokenise(f"{query} {document}")
+
     def can_parse(self, gbnf: str) -> bool:
         """Take any grammar."""
         return True
@@ -195,6 +200,10 @@ class FakeEngine:
         if knobs.oom_at_load:
             raise LoadError("out of memory: 1024 MiB wanted, 512 MiB free")
         return FakeModel(knobs, kv_tokens, parallel, idle, path)
+
+    def load_embedder(self, path: str, *, tokens: int, progress: Callable[[float], bool]) -> Embedder:
+        """Have none."""
+        raise LoadError("the fake engine makes no vectors")
 
     def device_memory(self) -> tuple[int, int] | None:
         """Return round numbers for a GPU."""

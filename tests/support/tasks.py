@@ -2,6 +2,8 @@
 
 from common.messages import Grammar, Sampling, StartedItem, Task
 from neuron.worker.generation import Generation
+from neuron.worker.lane import Lane
+from neuron.worker.loop import AnyLane
 
 
 def make_task(
@@ -32,6 +34,13 @@ def make_task(
         max_tokens=max_tokens,
         started=StartedItem(job=job, attempt=attempt, prompt_tokens=len(tokens), max_tokens=max_tokens),
     )
+
+
+def text_lane(lanes: dict[str, AnyLane], name: str = "m") -> Lane:
+    """Return the lane of a model that generates."""
+    lane = lanes[name]
+    assert isinstance(lane, Lane)
+    return lane
 
 
 def make_generation(
