@@ -140,7 +140,7 @@ class FakeVocabulary:
             kv_bytes_per_token=1024,
             layers=1,
             embedding=64,
-            vocabulary=VOCABULARY,
+            vocabulary=1000,  # for estimates of memory
             capabilities=["chat", "completion"],
             vocab_fingerprint="fake",
         )
