@@ -109,24 +109,27 @@ class Lane:
         for generation in list(self._jobs.values()):
             self._fail(generation, code, message, retriable=True)
 
-    def admit(self) -> None:
-        """Seat who has been waiting longest, as long as there are slots and cells."""
-        while self._waiting:
-            generation = self._waiting[0]
-            if not self.slots.can_hold(generation):
-                self._waiting.pop(0)
-                self._end_for_want_of_cells(generation)
-                continue
-            if not self.kv.seat(generation, self._pace.token_s(0)):
-                return
-            self._waiting.pop(0)
+    def admit(self, *, is_timed: bool) -> None:
+        """Seat who has been waiting longest, as long as there are slots and cells, and start who has gathered his.
+
+        With `is_timed`, when a client is watching tokens come, gathering from host memory takes a bounded time.
+        """
+        self._seat_waiting()
+        self.kv.gather(GATHER_S if is_timed else math.inf)
+        for generation in list(self.slots.seated):
+            if not generation.is_started and not generation.is_gathering:
+                try:
+                    self._start(generation, with_sampler=True)
+                except DeviceLost:
+                    raise
+                except Exception as error:
+                    self._fail_for(generation, error)
 
     def step(self, budget_s: float | None) -> bool:
         """Compute one batch and emit what it yields; False if nothing could be computed.
 
         With `budget_s` prompt chunks are cut so that the step takes no longer. Raises DeviceLost.
         """
-        self._begin(math.inf if budget_s is None else GATHER_S)
         batch = self._plan(budget_s)
         if batch is None:
             return False
@@ -193,17 +196,16 @@ class Lane:
             text += f" However, your prompt has {len(task.tokens)} tokens."
             raise RequestError(Code.CONTEXT_LENGTH_EXCEEDED, text)
 
-    def _begin(self, limit_s: float) -> None:
-        """Start the tasks that have gathered what is known of their prompts."""
-        self.kv.gather(limit_s)
-        for generation in list(self.slots.seated):
-            if not generation.is_started and not generation.is_gathering:
-                try:
-                    self._start(generation, with_sampler=True)
-                except DeviceLost:
-                    raise
-                except Exception as error:
-                    self._fail_for(generation, error)
+    def _seat_waiting(self) -> None:
+        while self._waiting:
+            generation = self._waiting[0]
+            if not self.slots.can_hold(generation):
+                self._waiting.pop(0)
+                self._end_for_want_of_cells(generation)
+                continue
+            if not self.kv.seat(generation, self._pace.token_s(0)):
+                return
+            self._waiting.pop(0)
 
     def _start(self, generation: Generation, *, with_sampler: bool) -> None:
         task, sampler = generation.task, None

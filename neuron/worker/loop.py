@@ -141,8 +141,9 @@ class Loop:
         for message in self._link.receive():
             self._obey(message)
         self._take_loader_events()
+        is_timed = any(lane.is_decoding for lane in self.lanes.values())
         for lane in self.lanes.values():
-            lane.admit()
+            lane.admit(is_timed=is_timed)
         busy = [lane for lane in self.lanes.values() if lane.is_busy]
         has_sent_all = self._outbox.flush()
         self._pulse(busy)
