@@ -1,5 +1,6 @@
 """A simulated fleet before the real view, routing and placement: 64 neurons with 8 devices each, 500 models."""
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -26,7 +27,7 @@ def measure() -> dict[str, object]:
     view = _Fleet()
     copies = {n: view.spread(n) for n in (1, 2, 4, 8, 16)}
     cold = Profile(id="cold", source="file:/cold.gguf", vram_mb=12_000)
-    warm = {n: _median_us(lambda m=model: routing.rank(view.holders.of(m), m, TALK)) for n, model in copies.items()}
+    warm = {n: _median_us(functools.partial(view.route, model)) for n, model in copies.items()}
     return {
         "neurons": NEURONS,
         "devices": NEURONS * DEVICES,
@@ -88,6 +89,10 @@ class _Fleet:
         frame = encode(after)
         self._apply(number, frame)
         return frame
+
+    def route(self, model: str) -> object:
+        """Decide where a turn of a conversation goes."""
+        return routing.rank(self.holders.of(model), model, TALK)
 
     def pushes(self, seconds: int) -> float:
         """Return the processor seconds that all neurons' pushes of so many seconds take."""

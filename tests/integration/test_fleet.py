@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
+from common.messages import Chat
+from cortex.fleet import prefix
 from tests.support.harness import ADMIN_KEY, DEMO_SOURCE, ROOT, Gateway, Neuron
 
 NAMES = ("beast", "benjy", "quadbrat")
@@ -77,6 +80,11 @@ class Fleet:
             for line in neuron.log.splitlines()
             if "loading model" in line and f"model={model}" in line
         ]
+
+    def prefixes(self, node: str, model: str) -> list[str]:
+        """Return the hashes of the prompts that a neuron's replica holds."""
+        states = self.neurons[node].status()["state"]["models"]
+        return next(m.get("prefixes", []) for m in states if m["id"] == model)
 
     def cortex(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run the command line against the first gateway."""
@@ -149,26 +157,23 @@ def test_growing_conversations_stay_with_the_replica_that_holds_them(fleet: Flee
         [{"role": "system", "content": "You are brief."}, {"role": "user", "content": f"Tell me about number {n}."}]
         for n in range(16)
     ]
-    later: list[bool] = []
 
     def turn(number: int) -> None:
-        talk = talks[number]
-        answer = fleet.chat("demo/0", number % 2, messages=talk, max_tokens=3, temperature=0)
+        answer = fleet.chat("demo/0", number % 2, messages=talks[number], max_tokens=3, temperature=0)
         assert answer.status_code == 200, answer.text
-        reply = answer.json()
-        if len(talk) > 2:
-            cached = reply["usage"]["prompt_tokens_details"]["cached_tokens"]
-            later.append(cached > reply["usage"]["prompt_tokens"] // 2)
-        said = reply["choices"][0]["message"]["content"]
-        talk += [{"role": "assistant", "content": said}, {"role": "user", "content": "And?"}]
 
+    homes: list[list[str]] = []
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for _ in range(4):
             list(pool.map(turn, range(16)))
-    states = [m for n in (home, other) for m in fleet.neurons[n].status()["state"]["models"]]
-    held = [len(m["prefixes"]) for m in states if m["id"] == "demo/0"]
-    assert sum(later) >= 0.95 * len(later), f"{later.count(False)} of {len(later)} turns found nothing"
-    assert min(held) >= 0.8 * sum(held) / 2, f"conversations are spread {held}"
+            resident = {n: fleet.prefixes(n, "demo/0") for n in (home, other)}
+            last = [prefix.chain(Chat(messages=talk))[-1] for talk in talks]
+            homes.append([next(n for n, links in resident.items() if link in links) for link in last])
+            for talk in talks:
+                talk += [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": "And?"}]
+    stayed = sum(now == before for one, two in itertools.pairwise(homes) for before, now in zip(one, two, strict=True))
+    assert stayed >= 0.95 * 48, homes
+    assert all(6 <= one.count(home) <= 10 for one in homes), homes
 
 
 def test_the_command_line_administers_the_fleet_and_asking_twice_changes_nothing(fleet: Fleet) -> None:
