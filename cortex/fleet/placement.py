@@ -31,7 +31,7 @@ _WORDS = {
     Fit.EVICTING: "fits after idle models are unloaded",
     Fit.BUSY: "fits after busy models are drained",
     Fit.UNKNOWN: "its size or the device's is not known",
-    Fit.PINNED: "would need the memory of pinned models",
+    Fit.PINNED: "would need the memory of pinned models or of a higher class",
     Fit.NEVER: "no device is large enough",
 }
 
@@ -105,16 +105,16 @@ def judge(node: Node, profile: Profile | None, need_mb: int | None) -> tuple[Fit
         return Fit.NEVER, None
     share_mb = None if need_mb is None else math.ceil(need_mb / count)
     free = [f for d in usable if (f := node.free_mb(d)) is not None]
-    held = _held_mb(node)
+    held = _held_mb(node, None if profile is None else profile.residency_priority)
     fits = sorted(_judge_device(node, d, share_mb, *held.get(d.uuid, (0, 0))) for d in usable)
     return fits[count - 1], max(free, default=None)
 
 
-def _held_mb(node: Node) -> dict[str, tuple[int, int]]:
-    """Return what idle and what busy models that are not pinned hold of each device, in MiB."""
+def _held_mb(node: Node, priority: int | None) -> dict[str, tuple[int, int]]:
+    """Return what idle and what busy models hold of each device, in MiB, that may give way to this class."""
     held: dict[str, tuple[int, int]] = {}
     for state in node.resident.values():
-        if state.pinned:
+        if state.pinned or (priority is not None and state.residency_priority > priority):
             continue
         for replica in state.replicas:
             idle_mb, busy_mb = held.get(replica.device, (0, 0))

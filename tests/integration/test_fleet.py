@@ -43,12 +43,15 @@ class Fleet:
     """Everything that runs."""
 
     base: Path
+    devices: dict[str, list[dict[str, Any]]]
     neurons: dict[str, Neuron]
     gateways: list[Gateway]
 
     def start(self, name: str, port: int | None = None) -> Neuron:
         """Start a neuron, the first time or again."""
-        made = self.neurons[name] = Neuron(self.base / name, name=name, devices=DEVICES, port=port, drain_s=15.0)
+        made = self.neurons[name] = Neuron(
+            self.base / name, name=name, devices=self.devices[name], port=port, drain_s=15.0
+        )
         made.__enter__()
         return made
 
@@ -102,18 +105,24 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    base = tmp_path_factory.mktemp("fleet")
-    made = Fleet(base, {}, [])
+@contextlib.contextmanager
+def running(base: Path, devices: dict[str, list[dict[str, Any]]], catalogue: dict[str, Any]) -> Iterator[Fleet]:
+    """Run neurons with these devices behind two gateways of two processes."""
+    made = Fleet(base, devices, {}, [])
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: [n.stop() for n in made.neurons.values()])
-        for name in NAMES:
+        for name in devices:
             made.start(name)
         for number in range(2):
             folder = base / f"gateway-{number}"
-            gateway = Gateway(folder, neurons=list(made.neurons.values()), workers=2, models=CATALOGUE)
+            gateway = Gateway(folder, neurons=list(made.neurons.values()), workers=2, models=catalogue)
             made.gateways.append(stack.enter_context(gateway))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with running(tmp_path_factory.mktemp("fleet"), dict.fromkeys(NAMES, DEVICES), CATALOGUE) as made:
         yield made
 
 
@@ -144,7 +153,7 @@ def test_a_cold_stream_is_told_why_it_waits(fleet: Fleet) -> None:
     assert reply.status_code == 200
     assert lines[-1] == "data: [DONE]"
     # How long a load takes is the machine's affair; what is said meanwhile is one of these.
-    assert {line.split(" ")[1] for line in lines if line.startswith(":")} <= {"loading", "queue", "ping"}
+    assert {line.split(" ")[1] for line in lines if line.startswith(":")} <= {"loading", "queue", "ping", "waiting"}
 
 
 def test_growing_conversations_stay_with_the_replica_that_holds_them(fleet: Fleet) -> None:
