@@ -127,6 +127,8 @@ class JobClient:
         if state.status in ("loading", "recovering"):
             progress = max((r.progress for r in state.replicas if r.progress is not None), default=None)
             return "loading" if progress is None else f"loading {progress:.0%}"
+        if state.waits_for_room:
+            return "waiting for room"
         return f"queue {state.queued}" if state.queued else None
 
     def handle(self, node: str, event: JobEvent) -> None:

@@ -145,6 +145,7 @@ class Link:
             self._beat_at = now
             if not self._send(Beat(incarnation=self._hello.incarnation, jobs=self._jobs.live(node.name))):
                 self._suspect("the connection is cut")
+                node.is_cut = True
                 self._is_greeted = False  # the next connection is opened with Hello, whoever is at its other end
             elif now - self._heard_at >= QUIET_S:
                 self._send(Health(request=new_job_id()))
@@ -233,6 +234,7 @@ class Link:
             self._complain(error)
             return
         self._heard_at = self._clock()
+        self.node.is_cut = False
         self._handle(message)
         if self._is_greeted and self.node.link is not LinkState.UP:
             log.info("neuron %s is back", self.node.name)

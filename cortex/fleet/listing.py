@@ -60,7 +60,7 @@ def collect_aliases(nodes: Iterable[Node], catalogue: Catalogue) -> dict[str, st
 
 def _entry(model: str, nodes: list[Node], profile: Profile | None, created: int) -> dict[str, Any]:
     known = [(n, n.models[model]) for n in nodes if model in n.models]
-    here = [(n, m) for n, m in known if n.link in (LinkState.UP, LinkState.SUSPECT)]
+    here = [(n, m) for n, m in known if n.is_here]
     status = _status([m for _, m in here])
     entry: dict[str, Any] = {"id": model, "object": "model", "created": created, "owned_by": OWNER, "status": status}
     sizes = [m for _, m in known if m.status == "loaded"] or [m for _, m in known]
@@ -79,7 +79,7 @@ def _entry(model: str, nodes: list[Node], profile: Profile | None, created: int)
 
 
 def _is_feasible(node: Node, model: str, profile: Profile | None) -> bool:
-    if node.link not in (LinkState.UP, LinkState.SUSPECT):
+    if not node.is_here:
         return False
     state = node.models.get(model)
     if state is not None:
@@ -101,11 +101,10 @@ def _status(states: list[ModelState]) -> dict[str, Any]:
 
 
 def _location(node: Node, model: ModelState) -> dict[str, Any]:
-    is_reachable = node.link in (LinkState.UP, LinkState.SUSPECT)
     location: dict[str, Any] = {
         "node": node.name,
         "devices": [r.device for r in model.replicas],
-        "status": model.status if is_reachable else "unreachable",
+        "status": model.status if node.is_here else "unreachable",
     }
     held = [r.memory_mb for r in model.replicas if r.memory_mb is not None]
     if held:

@@ -31,7 +31,7 @@ _WORDS = {
     Fit.EVICTING: "fits after idle models are unloaded",
     Fit.BUSY: "fits after busy models are drained",
     Fit.UNKNOWN: "its size or the device's is not known",
-    Fit.PINNED: "would need the memory of pinned models",
+    Fit.PINNED: "would need the memory of pinned models or of a higher class",
     Fit.NEVER: "no device is large enough",
 }
 
@@ -105,11 +105,28 @@ def judge(node: Node, profile: Profile | None, need_mb: int | None) -> tuple[Fit
         return Fit.NEVER, None
     share_mb = None if need_mb is None else math.ceil(need_mb / count)
     free = [f for d in usable if (f := node.free_mb(d)) is not None]
-    fits = sorted(_judge_device(node, d, share_mb) for d in usable)
+    held = _held_mb(node, None if profile is None else profile.residency_priority)
+    fits = sorted(_judge_device(node, d, share_mb, *held.get(d.uuid, (0, 0))) for d in usable)
     return fits[count - 1], max(free, default=None)
 
 
-def _judge_device(node: Node, device: DeviceState, need_mb: int | None) -> Fit:
+def _held_mb(node: Node, priority: int | None) -> dict[str, tuple[int, int]]:
+    """Return what idle and what busy models hold of each device, in MiB, that may give way to this class."""
+    held: dict[str, tuple[int, int]] = {}
+    for state in node.resident.values():
+        if state.pinned or (priority is not None and state.residency_priority > priority):
+            continue
+        for replica in state.replicas:
+            idle_mb, busy_mb = held.get(replica.device, (0, 0))
+            memory_mb = replica.memory_mb or 0
+            if replica.running or replica.status != "loaded":
+                held[replica.device] = idle_mb, busy_mb + memory_mb
+            else:
+                held[replica.device] = idle_mb + memory_mb, busy_mb
+    return held
+
+
+def _judge_device(node: Node, device: DeviceState, need_mb: int | None, idle_mb: int, busy_mb: int) -> Fit:
     free_mb = node.free_mb(device)
     if need_mb is None or device.memory_mb is None or free_mb is None:
         return Fit.UNKNOWN
@@ -117,17 +134,6 @@ def _judge_device(node: Node, device: DeviceState, need_mb: int | None) -> Fit:
         return Fit.NEVER
     if need_mb <= free_mb:
         return Fit.FREE
-    idle_mb = busy_mb = 0
-    for state in node.resident.values():
-        if state.pinned:
-            continue
-        for replica in state.replicas:
-            if replica.device != device.uuid:
-                continue
-            if replica.running or replica.status != "loaded":
-                busy_mb += replica.memory_mb or 0
-            else:
-                idle_mb += replica.memory_mb or 0
     if need_mb <= free_mb + idle_mb:
         return Fit.EVICTING
     return Fit.BUSY if need_mb <= free_mb + idle_mb + busy_mb else Fit.PINNED

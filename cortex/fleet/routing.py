@@ -78,7 +78,7 @@ def rank(nodes: Iterable[Node], model: str, chain: Sequence[str] = ()) -> list[C
         state, crowding = replica.state, replica.jobs / replica.slots
         service_ms = state.service_ms or fastest_ms
         wait_s = max(0, replica.jobs + 1 - replica.slots) / replica.slots * service_ms / 1000
-        shared = _shared(state, chain)
+        shared = _shared(replica.node, model, chain)
         if wait_s > 0 and (replica.jobs + 1) / replica.slots > fair:
             shared = 0
         choice = Choice(replica.node.name, state.status == "loaded", shared, wait_s, crowding)
@@ -103,9 +103,9 @@ def _measure(node: Node, state: ModelState) -> _Replica:
     )
 
 
-def _shared(state: ModelState, chain: Sequence[str]) -> int:
+def _shared(node: Node, model: str, chain: Sequence[str]) -> int:
     """Return how much of the chain is resident; its first link, which many conversations share, alone is nothing."""
-    if len(chain) < 2 or not state.prefixes:
+    if len(chain) < 2:
         return 0
-    resident = frozenset(state.prefixes)
-    return next((n for n in range(len(chain), 1, -1) if chain[n - 1] in resident), 0)
+    resident = node.prefixes(model)
+    return next((n for n in range(len(chain), 1, -1) if chain[n - 1] in resident), 0) if resident else 0

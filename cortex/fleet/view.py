@@ -48,6 +48,8 @@ class Node:
         self.link = LinkState.DOWN
         self.error: str | None = None
         """Why it was refused."""
+        self.is_cut = False
+        """Its connection is gone; what it held is no longer shown, though its jobs may yet be saved."""
         self.devices: dict[str, DeviceState] = {}
         self.models: dict[str, ModelState] = {}
         self.resident: dict[str, ModelState] = {}
@@ -55,6 +57,12 @@ class Node:
         self._last: NodeState | None = None
         self._sent: dict[str, int] = {}
         self._promised: dict[str, int] = {}
+        self._prefixes: dict[str, frozenset[str]] = {}
+
+    @property
+    def is_here(self) -> bool:
+        """Whether what it last told still holds, as far as that can be known."""
+        return self.link is LinkState.UP or (self.link is LinkState.SUSPECT and not self.is_cut)
 
     @property
     def is_known(self) -> bool:
@@ -80,6 +88,7 @@ class Node:
         if state.full:
             self.devices, self.models, self.resident = {}, {}, {}
             self._promised.clear()
+            self._prefixes.clear()
         elif last is None or not is_same_life or state.seq != last.seq + 1:
             return Applied.GAP
         self.devices.update({d.uuid: d for d in state.devices})
@@ -88,6 +97,7 @@ class Node:
             self.models.pop(model, None)
             self.resident.pop(model, None)
         for item in state.models:
+            self._prefixes.pop(item.id, None)
             self._sent.pop(item.id, None)  # its count of waiting jobs now holds what was sent before
             if item.replicas or item.running or item.queued:
                 self.resident[item.id] = item
@@ -106,6 +116,14 @@ class Node:
     def sent(self, model: str) -> int:
         """Return how many jobs for a model were sent since the neuron last told about it."""
         return self._sent.get(model, 0)
+
+    def prefixes(self, model: str) -> frozenset[str]:
+        """Return the hashes of the prompts whose KV is resident; made when first asked for after a change."""
+        found = self._prefixes.get(model)
+        if found is None:
+            state = self.models.get(model)
+            found = self._prefixes[model] = frozenset(() if state is None else state.prefixes)
+        return found
 
     def note_load(self, model: str, memory_mb: int) -> None:
         """Count the memory that a load asked for just now will take, until the neuron tells of it or refuses."""

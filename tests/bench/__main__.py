@@ -2,7 +2,19 @@
 
 import sys
 
-from tests.bench import against_llama, agents, engine, first_byte, json_schema, long_prompt, memory, report, soak, start
+from tests.bench import (
+    against_llama,
+    agents,
+    engine,
+    first_byte,
+    fleet,
+    json_schema,
+    long_prompt,
+    memory,
+    report,
+    soak,
+    start,
+)
 
 
 def main() -> int:
@@ -10,6 +22,7 @@ def main() -> int:
     own = {
         "engine": engine.measure,
         "first_byte": first_byte.measure,
+        "fleet": fleet.measure,
         "long_prompt": long_prompt.measure,
         "start": start.measure,
         "warm_reload": memory.measure_reload,

@@ -167,12 +167,18 @@ def test_a_profile_that_wants_replicas_gets_another_where_nothing_has_to_give_wa
 
 def test_a_waiting_request_is_told_why() -> None:
     loading = ReplicaState(device="dev-0", status="loading", progress=0.4)
-    with FakeNeuron(model_state("cold", status="loading", replicas=[loading]), loaded("other", queued=3)) as neuron:
+    states = [
+        model_state("cold", status="loading", replicas=[loading]),
+        loaded("other", queued=3),
+        model_state("third", status="unloaded", replicas=[], queued=1, waits_for_room=True),
+    ]
+    with FakeNeuron(*states) as neuron:
         neuron.on_job = neuron.ignore
 
         async def test(fleets: list[BusFleet]) -> None:
             assert fleets[0].submit([job("cold")]).waits_for() == "loading 40%"
             assert fleets[0].submit([job("other")]).waits_for() == "queue 3"
+            assert fleets[0].submit([job("third")]).waits_for() == "waiting for room"
 
         run(test, neuron)
 

@@ -109,6 +109,12 @@ def test_devices_that_do_not_serve_or_are_too_small_for_the_profile_do_not_count
     assert fit(node("a", devices=[device("d", 1000), device("e", 3000)]), min_device_vram_mb=2000) is Fit.FREE
 
 
+def test_a_model_of_a_higher_class_does_not_give_way_and_one_of_the_same_does() -> None:
+    held = node("a", resident("x", 800), free=200)
+    assert fit(held, residency_priority=99) is Fit.PINNED
+    assert fit(held, residency_priority=100) is Fit.EVICTING
+
+
 def test_only_models_on_the_same_device_can_give_way() -> None:
     devices = [device("d0", 1000, 900), device("d1", 300, 300)]
     assert fit(node("a", resident("x", 300, on="d1"), devices=devices)) is Fit.PINNED
