@@ -131,7 +131,10 @@ class Upstream:
 
 
 async def _read(answer: httpx.Response, reply: Reply) -> AsyncIterator[tuple[str, str]]:
+    damaged = ""
     async for line in answer.aiter_lines():
+        if damaged:
+            raise UpstreamError(f"the endpoint sent an event that is not JSON: {damaged[:200]}")
         if not line.startswith("data:"):
             continue  # a comment, or the name of an event
         data = line[5:].strip()
@@ -139,8 +142,9 @@ async def _read(answer: httpx.Response, reply: Reply) -> AsyncIterator[tuple[str
             break
         try:
             chunk = json.loads(data)
-        except ValueError as error:
-            raise UpstreamError(f"the endpoint sent an event that is not JSON: {data[:200]}") from error
+        except ValueError:
+            damaged = data  # or cut: nothing follows then
+            continue
         if not isinstance(chunk, dict):
             raise UpstreamError(f"the endpoint sent an event that is no object: {data[:200]}")
         piece = reply.add(chunk)
