@@ -3,16 +3,16 @@
 import logging
 import sys
 import time
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import orjson
 
 LogFormat = Literal["text", "json"]
 
 
-def setup(process: str, *, format: LogFormat = "text", level: str = "info") -> None:
-    """Send all logging of this process to stderr, each line naming `process`."""
-    handler = logging.StreamHandler(sys.stderr)
+def setup(process: str, *, format: LogFormat = "text", level: str = "info", stream: TextIO | None = None) -> None:
+    """Send all logging of this process to `stream`, stderr by default, each line naming `process`."""
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonFormatter(process) if format == "json" else _TextFormatter(process))
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -1,0 +1,1 @@
+"""The editor's agent: Agent Client Protocol on stdio, talking to any OpenAI-compatible endpoint."""
