@@ -77,6 +77,22 @@ def show_models(models: Sequence[ModelState], *, node: str | None = None) -> Non
             out.print(f"  {m.id}: {m.reason}", markup=False)
 
 
+def show_files(rows: Sequence[tuple[Any, ...]], problems: dict[str, str]) -> None:
+    """Print models on disk: id, bytes, files, architecture, quantisation, trained context, path; problems below."""
+    if not rows:
+        print("no models")
+        return
+    numbers = ("SIZE", "FILES", "CONTEXT")
+    table = _table("MODEL", "SIZE", "FILES", "ARCHITECTURE", "QUANT", "CONTEXT", "WHERE", right=numbers)
+    for name, size, files, architecture, quant, context, path in rows:
+        cells = (f"{size / 2**20:.0f} MiB", str(files), architecture or "-", quant or "-", _or_dash(context), path)
+        table.add_row(name, *cells)
+    out = console()
+    out.print(table, markup=False)
+    for name, problem in problems.items():
+        out.print(f"  {name}: {problem}", markup=False)
+
+
 def show_jobs(jobs: Sequence[JobRow]) -> None:
     """Print jobs."""
     table = _table("JOB", "REQUEST", "MODEL", "STATE", "DEVICE", "AGE", "WHO", right=("AGE",))

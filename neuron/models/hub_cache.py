@@ -64,6 +64,11 @@ def cache_folder(configured: Path | None = None, environ: Mapping[str, str] = os
     return Path(base).expanduser() / "huggingface" / "hub"
 
 
+def repository_folder(repo: str, cache: Path) -> Path:
+    """Return where a repository of models lies in a cache."""
+    return cache / (_FOLDER + repo.replace("/", "--"))
+
+
 def list_repositories(cache: Path) -> list[Repository]:
     """Return the repositories of models, each with the snapshot of its main branch, else the newest one.
 
@@ -95,8 +100,7 @@ def find_cached(reference: Reference, cache: Path) -> Path | None:
 
     Raises BadReference if the repository is there and the reference fits none or several of its models; OSError.
     """
-    folder = cache / (_FOLDER + reference.repo.replace("/", "--"))
-    snapshot = _snapshot(folder)
+    snapshot = _snapshot(repository_folder(reference.repo, cache))
     if snapshot is None:
         return None
     names = [str(p.relative_to(snapshot)) for p in snapshot.rglob("*.gguf")]

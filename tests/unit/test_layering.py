@@ -95,7 +95,16 @@ def test_the_command_lines_need_neither_gateway_nor_engine() -> None:
         ROOT / "cortex" / "__main__.py",
         ROOT / "neuron" / "__main__.py",
     ]
-    forbidden = {"falcon", "gunicorn", "llama_cpp", "uvloop", "jinja2", "pynvml", "prometheus_client"}
+    forbidden = {
+        "falcon",
+        "gunicorn",
+        "llama_cpp",
+        "uvloop",
+        "jinja2",
+        "pynvml",
+        "prometheus_client",
+        "huggingface_hub",
+    }
     assert offences(command_lines, forbidden, top_level=True) == []
 
 
