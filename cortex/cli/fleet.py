@@ -38,29 +38,15 @@ class _ModelList(msgspec.Struct):
 
 def show(command: str, url: str | None, config: Path | None, *, as_json: bool) -> int:
     """Print what the gateway says; return the exit status. Raises ConfigError."""
-    key = os.environ.get("CORTEX_ADMIN_KEY")
-    if config is not None:
-        settings = load_settings(config)
-        keys = sorted(admin_keys(settings, config))
-        key = key or (keys[0] if keys else None)
-        host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "[::]") else settings.listen.host
-        url = url or f"http://{host}:{settings.listen.port}"
-    url = (url or DEFAULT_URL).rstrip("/")
+    url, headers = connect(url, config)
     path = "/v1/models" if command == "models" else "/fleet/status"
-    if key is not None and not key.isascii():
-        raise ConfigError("CORTEX_ADMIN_KEY: is no key of a gateway: those are ASCII text")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         answer = httpx.get(url + path, headers=headers, timeout=TIMEOUT_S)
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise ConfigError(f"--url: '{url}' is no URL: {error}") from None
     except httpx.TransportError as error:
-        print(
-            f"cortex: no gateway answers at {url}: {error}; is it running? (systemctl status cortex)", file=sys.stderr
-        )
+        print(explain_silence(url, error), file=sys.stderr)
         return NO_ANSWER
     if answer.status_code != httpx.codes.OK:
-        print(f"cortex: {_explain(answer, command)}", file=sys.stderr)
+        print(f"cortex: {explain(answer, path)}", file=sys.stderr)
         return FAILED
     kind: type[_ModelList | _FleetStatus] = _ModelList if command == "models" else _FleetStatus
     try:
@@ -77,8 +63,35 @@ def show(command: str, url: str | None, config: Path | None, *, as_json: bool) -
     return DONE
 
 
-def _explain(answer: httpx.Response, command: str) -> str:
-    if command == "status" and answer.status_code == httpx.codes.NOT_FOUND:
+def connect(url: str | None, config: Path | None) -> tuple[str, dict[str, str]]:
+    """Return the gateway's address and the headers that open its admin interface. Raises ConfigError."""
+    key = os.environ.get("CORTEX_ADMIN_KEY")
+    if config is not None:
+        settings = load_settings(config)
+        keys = sorted(admin_keys(settings, config))
+        key = key or (keys[0] if keys else None)
+        host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "[::]") else settings.listen.host
+        url = url or f"http://{host}:{settings.listen.port}"
+    url = (url or DEFAULT_URL).rstrip("/")
+    try:
+        known = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"--url: '{url}' is no URL: {error}") from None
+    if known.scheme not in ("http", "https") or not known.host:
+        raise ConfigError(f"--url: '{url}' is no URL: it must begin with http:// or https:// and a host")
+    if key is not None and not key.isascii():
+        raise ConfigError("CORTEX_ADMIN_KEY: is no key of a gateway: those are ASCII text")
+    return url, {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def explain_silence(url: str, error: httpx.TransportError) -> str:
+    """Return what to tell when no gateway answers."""
+    return f"cortex: no gateway answers at {url}: {error}; is it running? (systemctl status cortex)"
+
+
+def explain(answer: httpx.Response, path: str) -> str:
+    """Return what an answer that is no success means, and the remedy."""
+    if "fleet/" in path and answer.status_code == httpx.codes.NOT_FOUND:
         return "this gateway has no admin interface; set gateway.admin_keys in its configuration and restart it"
     if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         return "the gateway wants an admin key: set CORTEX_ADMIN_KEY, or give its configuration with --config"

@@ -1,11 +1,11 @@
 """The one internal request that every dialect becomes, and the jobs it stands for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import structs
 
-from common.messages import Chat, Job, Sampling, Text, TokenIds
+from common.messages import Chat, Embed, Grammar, Job, JsonObject, JsonSchema, Rerank, Sampling, Text, TokenIds
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
@@ -13,10 +13,15 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     """As the client named it."""
-    inputs: list[Chat | Text | TokenIds]
+    inputs: Sequence[Chat | Text | TokenIds | Embed | Rerank]
     n: int = 1
     """Answers to each input."""
     sampling: Sampling = Sampling()
+    constraint: Grammar | JsonSchema | JsonObject | None = None
+    constraint_field: str = "response_format"
+    """Where in the request it stands."""
+    logprobs: int | None = None
+    """Log-probabilities of each token and of so many likeliest ones; None: none."""
     max_tokens: int | None = None
     is_stream: bool = False
 
@@ -48,6 +53,9 @@ def make_jobs(
             request_id=request_id,
             input=given,
             sampling=_reseed(generation.sampling, number),
+            constraint=generation.constraint,
+            constraint_field=generation.constraint_field,
+            logprobs=generation.logprobs,
             max_tokens=generation.max_tokens,
             budget_ms=budget_ms,
             principal=principal,

@@ -31,6 +31,9 @@ class Stream(Protocol):
     def fail(self, envelope: bytes) -> bytes:
         """Return what is to be sent when the reply fails with this error; nothing may follow."""
 
+    def ping(self) -> bytes:
+        """Return what is to be sent in silence."""
+
 
 class Body(Protocol):
     """A reply that is sent whole."""

@@ -5,14 +5,16 @@ from typing import Annotated, Any
 import orjson
 from msgspec import Meta
 
-from common.messages import Chat, StartedItem, Text, TokenIds
+from common.messages import Chat, EndedItem, StartedItem, Text, TokenIds
 from cortex.dialects import openai_fields, sse
 from cortex.dialects.canonical import Generation
 from cortex.dialects.contract import Heading
 from cortex.dialects.decoding import BodyDecoder, invalid_value
 from cortex.dialects.openai_fields import Fields, TokenId
+from cortex.dialects.openai_format import read_constraint
+from cortex.dialects.openai_logprobs import completion_logprobs
 from cortex.dialects.tally import Collector, Tally
-from cortex.fleet.contract import Events
+from cortex.fleet.contract import Events, Told
 
 DEFAULT_MAX_TOKENS = 16
 """As OpenAI documents it."""
@@ -29,6 +31,7 @@ class CompletionFields(Fields, frozen=True, kw_only=True):
     echo: bool | None = None
     suffix: str | None = None
     best_of: int | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
 
 
 _decode = BodyDecoder(CompletionFields)
@@ -46,11 +49,15 @@ class CompletionRequest:
             if len(texts) < len(inputs):
                 raise invalid_value("echo", "false or left out for a prompt of token ids")
             self._echoes = texts
+        constraint, field = read_constraint(fields)
         self.generation = Generation(
             model=fields.model,
             inputs=inputs,
             n=fields.n or 1,
             sampling=openai_fields.read_sampling(fields),
+            constraint=constraint,
+            constraint_field=field,
+            logprobs=fields.logprobs,
             max_tokens=DEFAULT_MAX_TOKENS if fields.max_tokens is None else openai_fields.read_limit(fields.max_tokens),
             is_stream=bool(fields.stream),
         )
@@ -110,6 +117,7 @@ class CompletionStream:
         self._includes_usage = includes_usage
         self._open = b"data: " + _head(heading)[:-1] + b',"choices":['
         self._heads = [self._open + b'{"index":%d,"text":' % index for index in range(generation.size)]
+        self._offsets = [len(echo) for echo in echoes]
         self._tail = b',"logprobs":null,"finish_reason":null}]' + self._close()
 
     @property
@@ -123,17 +131,27 @@ class CompletionStream:
         for index, event in events:
             if isinstance(event, str):
                 out += (self._heads[index], orjson.dumps(event), self._tail)
+            elif isinstance(event, Told):
+                logprobs = completion_logprobs(event.logprobs, self._offsets[index])
+                self._offsets[index] += sum(map(len, logprobs["tokens"]))
+                chunk = (self._heads[index], orjson.dumps(event.text), b',"logprobs":', orjson.dumps(logprobs))
+                out += (*chunk, b',"finish_reason":null}]', self._close())
             elif isinstance(event, StartedItem):
                 self._tally.begin(index, event)
                 # Also without an echo: the first chunk says that the request has begun.
                 out += (self._heads[index], orjson.dumps(self._echoes[index]), self._tail)
             else:
+                assert isinstance(event, EndedItem)
                 out.append(self._finish(index, self._tally.end(index, event)))
         return b"".join(out)
 
     def fail(self, envelope: bytes) -> bytes:
         """Return the error as an event; no [DONE] follows it."""
         return sse.frame(envelope)
+
+    def ping(self) -> bytes:
+        """Return what is sent in silence."""
+        return sse.PING
 
     def _finish(self, index: int, reason: str) -> bytes:
         is_last = self._tally.is_complete
@@ -163,11 +181,17 @@ class CompletionBody(Collector):
         super().__init__(generation)
         self._heading = heading
         self._echoes = echoes
+        self._has_logprobs = generation.logprobs is not None
 
     def render(self) -> bytes:
         """Return the JSON, once complete."""
         choices: list[dict[str, Any]] = [
-            {"index": index, "text": echo + "".join(texts), "logprobs": None, "finish_reason": reason}
+            {
+                "index": index,
+                "text": echo + "".join(texts),
+                "logprobs": completion_logprobs(self.logprobs[index], len(echo)) if self._has_logprobs else None,
+                "finish_reason": reason,
+            }
             for index, (echo, texts, reason) in enumerate(zip(self._echoes, self.texts, self.reasons, strict=True))
         ]
         tail = {"choices": choices, "usage": self.tally.usage(), "timings": self.tally.timings()}

@@ -16,6 +16,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 TokenId = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 StopString = Annotated[str, Meta(min_length=1)]
 TokenLimit = Annotated[int, Meta(ge=1)]
+Window = Annotated[int, Meta(ge=-1, le=MAX_INT32)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,9 +43,22 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: Penalty | None = None
     repeat_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     logit_bias: dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]] | None = None
-    logprobs: bool | int | None = None
-    grammar: Any = None
+    repeat_last_n: Window | None = None
+    typical_p: Share | None = None
+    xtc_probability: Share | None = None
+    xtc_threshold: Share | None = None
+    dry_multiplier: Annotated[float, Meta(ge=0, le=100)] | None = None
+    dry_base: Annotated[float, Meta(ge=1, le=100)] | None = None
+    dry_allowed_length: Annotated[int, Meta(ge=0, le=2**20)] | None = None
+    dry_penalty_last_n: Window | None = None
+    dry_sequence_breakers: list[StopString] | None = None
+    mirostat: Annotated[int, Meta(ge=0, le=2)] | None = None
+    mirostat_tau: Annotated[float, Meta(ge=0, le=100)] | None = None
+    mirostat_eta: Share | None = None
     ignore_eos: bool | None = None
+    response_format: dict[str, Any] | None = None
+    json_schema: dict[str, Any] | None = None
+    grammar: str | None = None
 
     @property
     def includes_usage(self) -> bool:
@@ -56,12 +70,6 @@ def check(request: Fields) -> None:
     """Refuse what is not supported by name. Raises RequestError."""
     if request.stream_options is not None and not request.stream:
         raise invalid_value("stream_options", "left out unless stream is true")
-    if request.logprobs is not None and request.logprobs is not False:
-        raise unsupported("logprobs", "leave it out")
-    if request.grammar not in (None, ""):
-        raise unsupported("grammar", "leave it out")
-    if request.ignore_eos:
-        raise unsupported("ignore_eos", "leave it out or send false")
 
 
 def read_sampling(request: Fields) -> Sampling:
@@ -77,6 +85,19 @@ def read_sampling(request: Fields) -> Sampling:
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         logit_bias=request.logit_bias or {},
+        repeat_last_n=request.repeat_last_n,
+        typical_p=request.typical_p,
+        xtc_probability=request.xtc_probability,
+        xtc_threshold=request.xtc_threshold,
+        dry_multiplier=request.dry_multiplier,
+        dry_base=request.dry_base,
+        dry_allowed_length=request.dry_allowed_length,
+        dry_penalty_last_n=request.dry_penalty_last_n,
+        dry_sequence_breakers=request.dry_sequence_breakers,
+        mirostat=request.mirostat,
+        mirostat_tau=request.mirostat_tau,
+        mirostat_eta=request.mirostat_eta,
+        ignore_eos=bool(request.ignore_eos),
         stop=stop,
     )
 

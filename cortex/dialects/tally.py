@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from common.messages import EndedItem, StartedItem
+from common.messages import EndedItem, StartedItem, TokenLogprob
 from cortex.dialects.canonical import Generation
-from cortex.fleet.contract import Events
+from cortex.fleet.contract import Events, Told
 
 
 class Tally:
@@ -71,6 +71,7 @@ class Collector:
     def __init__(self, generation: Generation) -> None:
         self.tally = Tally(generation)
         self.texts: list[list[str]] = [[] for _ in range(generation.size)]
+        self.logprobs: list[list[TokenLogprob]] = [[] for _ in range(generation.size)]
         self.reasons = [""] * generation.size
 
     @property
@@ -83,7 +84,11 @@ class Collector:
         for index, event in events:
             if isinstance(event, str):
                 self.texts[index].append(event)
+            elif isinstance(event, Told):
+                self.texts[index].append(event.text)
+                self.logprobs[index] += event.logprobs
             elif isinstance(event, StartedItem):
                 self.tally.begin(index, event)
             else:
+                assert isinstance(event, EndedItem)
                 self.reasons[index] = self.tally.end(index, event)

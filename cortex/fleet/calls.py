@@ -6,10 +6,11 @@ from typing import Protocol
 from msgspec import structs
 
 from common.errors import RequestError
-from common.messages import EndedItem, Job, JobKey, StartedItem, TokenItem
+from common.messages import EndedItem, Job, JobKey, RenderedItem, StartedItem, TokenItem
 from cortex.fleet.contract import Events
 from cortex.fleet.delivery import Delivery
 from cortex.fleet.mailbox import Mailbox
+from cortex.fleet.recovery import Recovery
 
 
 class Owner(Protocol):
@@ -20,6 +21,9 @@ class Owner(Protocol):
 
     def drop(self, tracks: "list[Track]") -> None:
         """Forget jobs, and abort them where they run."""
+
+    def explain_wait(self, track: "Track") -> str | None:
+        """Return what a job that has not begun waits for."""
 
 
 class Track:
@@ -35,8 +39,13 @@ class Track:
         """The neuron that has it; None while it waits to be sent again."""
         self.refusals: dict[str, RequestError] = {}
         """Neurons that cannot take it, and why."""
-        self.faults = 0
+        self.recovery = Recovery()
+        self.failed_on: str | None = None
+        """Where the last fault happened."""
+        self.patient_until = 0.0
+        """Until then nothing is loaded elsewhere for this job: its neuron may be back."""
         self.retry: asyncio.TimerHandle | None = None
+        self.is_over = False
 
     @property
     def key(self) -> JobKey:
@@ -53,7 +62,14 @@ class Track:
         """Return the job as its present attempt is to be sent."""
         if self.delivery.attempt == 0:
             return self.job
-        return structs.replace(self.job, attempt=self.delivery.attempt, budget_ms=self.remaining_ms(now))
+        return structs.replace(
+            self.job,
+            attempt=self.delivery.attempt,
+            budget_ms=self.remaining_ms(now),
+            resume_tokens=self.delivery.resume_tokens,
+            resume_vocabulary=self.delivery.resume_vocabulary,
+            resume_text=self.delivery.resume_text,
+        )
 
 
 class JobCall:
@@ -69,6 +85,11 @@ class JobCall:
     async def next(self, timeout_s: float | None) -> Events:
         """Return all events that are ready; see contract.Call."""
         return await self._mailbox.next(timeout_s)
+
+    def waits_for(self) -> str | None:
+        """Return what the first job that has not begun waits for; see contract.Call."""
+        track = next((t for t in self.tracks if not t.delivery.is_started), None)
+        return None if track is None else self._owner.explain_wait(track)
 
     def close(self) -> None:
         """Abort what still runs."""
@@ -86,11 +107,14 @@ class JobCall:
     def add(self, track: Track, item: TokenItem) -> None:
         """Hand tokens to the reader; ids without text, as of half a character, only count."""
         self.tokens += len(item.ids)
-        if item.text:
+        if item.text or item.logprobs:
             if self.first_text_at is None:
                 self.first_text_at = self._owner.now()
-            self._mailbox.put_text(track.index, item.text)
+            self._mailbox.put_text(track.index, item.text, item.logprobs)
 
-    def end(self, track: Track, item: EndedItem) -> None:
-        """Hand a job's good end to the reader."""
+    def end(self, track: Track, item: EndedItem | RenderedItem) -> None:
+        """Hand a job's good end to the reader, with the counts of the attempt that it has seen begin."""
+        first = track.delivery.first
+        if first is not None and isinstance(item, EndedItem):
+            item = structs.replace(item, prompt_tokens=first.prompt_tokens, cached_tokens=first.cached_tokens)
         self._mailbox.put_end(track.index, item)

@@ -9,14 +9,24 @@ A request becomes one Call of one or more jobs. The call hands out events until 
 Whoever holds a Call closes it; closing aborts what still runs, and is idempotent.
 """
 
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from common.messages import EndedItem, Job, StartedItem
+from common.errors import Code
+from common.messages import EndedItem, Job, RenderedItem, StartedItem, TokenLogprob
 
-Event = StartedItem | str | EndedItem
-"""Of one job: begun; a piece of text; the good end."""
+
+class Told(NamedTuple):
+    """A piece of text of a job that asks for log-probabilities, and those of the tokens it came with."""
+
+    text: str
+    """May be empty while half a character is held back."""
+    logprobs: list[TokenLogprob]
+
+
+Event = StartedItem | str | Told | EndedItem | RenderedItem
+"""Of one job: begun; a piece of text; the good end; the good end of a job that asked for its prompt."""
 Events = list[tuple[int, Event]]
 """With the index of the job in its call."""
 
@@ -26,6 +36,42 @@ class Health(msgspec.Struct, frozen=True):
 
     status: str
     reasons: list[str]
+
+
+Verb = Literal["load", "unload", "pin", "unpin", "drain", "undrain"]
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is wanted, of which model, neuron, device. Without a neuron: of every one that it concerns."""
+
+    model: str | None = None
+    node: str | None = None
+    device: str | None = None
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one neuron says about an order; `done` and `refused` are its last word."""
+
+    node: str
+    state: Literal["progress", "done", "refused"]
+    text: str
+    fraction: float | None = None
+    """0 to 1."""
+    code: Code | None = None
+
+
+class Errand(Protocol):
+    """An order that has been given to one or several neurons."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every neuron's last word has been handed out."""
+
+    async def next(self, timeout_s: float) -> Step | None:
+        """Return what is said next; None after `timeout_s` of silence."""
+
+    def close(self) -> None:
+        """Listen no more. The neurons go on with what they were asked."""
 
 
 class Call(Protocol):
@@ -45,6 +91,9 @@ class Call(Protocol):
         Raises RequestError when a job has failed, after the events that came before.
         """
 
+    def waits_for(self) -> str | None:
+        """Return why nothing has begun, for people: `queue 3`, `loading 40%`. None: it has, or nobody knows."""
+
     def close(self) -> None:
         """Abort what still runs."""
 
@@ -57,6 +106,9 @@ class Fleet(Protocol):
 
     def submit(self, jobs: list[Job]) -> Call:
         """Send the jobs of one request, all of one model, to a neuron. Raises RequestError where none can take them."""
+
+    async def carry_out(self, verb: Verb, order: Order) -> Errand:
+        """Ask the neurons that an admin's order concerns. Raises RequestError for one that makes no sense."""
 
     def models(self) -> list[dict[str, Any]]:
         """Return the entries of /v1/models."""

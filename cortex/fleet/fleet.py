@@ -6,15 +6,16 @@ from typing import Any
 
 import msgspec
 import zmq
+from msgspec import structs
 
 from common.catalogue import Catalogue
-from common.errors import Code, RequestError
 from common.ids import new_incarnation
 from common.messages import Job
-from cortex.fleet import listing
+from cortex.fleet import errands, listing, prefix
 from cortex.fleet.calls import JobCall
-from cortex.fleet.contract import Health
-from cortex.fleet.jobs import NO_NEURON_RETRY_S, JobClient
+from cortex.fleet.contract import Health, Order, Verb
+from cortex.fleet.errands import NeuronErrand
+from cortex.fleet.jobs import JobClient
 from cortex.fleet.link import Link
 from cortex.fleet.view import Node
 from cortex.settings import CortexSettings
@@ -37,7 +38,13 @@ class BusFleet:
         self._created = created
         self._links: dict[str, Link] = {}
         loop = asyncio.get_running_loop()
-        self.jobs = JobClient(self._links, catalogue, loop.time)
+        self.jobs = JobClient(
+            self._links,
+            catalogue,
+            loop.time,
+            recovery_s=settings.gateway.recovery_s,
+            node_grace_s=settings.gateway.node_grace_s,
+        )
         incarnation = new_incarnation()
         for name, endpoint in settings.neuron_endpoints().items():
             self._links[name] = Link(
@@ -51,6 +58,11 @@ class BusFleet:
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._ticker: asyncio.Task[None] | None = None
 
+    def adopt(self, catalogue: Catalogue) -> None:
+        """Take another catalogue; jobs that are on their way keep what they were sent with."""
+        self._catalogue = catalogue
+        self.jobs.placer.adopt(catalogue)
+
     async def open(self) -> None:
         """Connect to every neuron, and wait a moment for those that answer."""
         self._context = zmq.Context()
@@ -58,7 +70,7 @@ class BusFleet:
             link.open(self._context)
         loop = asyncio.get_running_loop()
         settled_at = loop.time() + SETTLE_S
-        while loop.time() < settled_at and not all(n.is_known or n.error for n in self._nodes()):
+        while loop.time() < settled_at and not all(n.is_known or n.error for n in self.view()):
             self._tick()
             await asyncio.sleep(FAST_TICK_S)
         self._ticker = asyncio.create_task(self._keep_ticking(), name="fleet-ticker")
@@ -87,34 +99,35 @@ class BusFleet:
             link.tick()
         self.jobs.sweep()
 
-    def _nodes(self) -> list[Node]:
+    def view(self) -> list[Node]:
+        """Return all neurons as this process sees them."""
         return [link.node for link in self._links.values()]
 
     def resolve(self, model: str) -> str:
         """Return the id behind a model's name or alias. Raises RequestError where nobody knows it."""
-        nodes = self._nodes()
-        if self._catalogue.profile(model) is not None or any(model in n.models for n in nodes):
-            return model
-        target = listing.collect_aliases(nodes, self._catalogue).get(model)
-        if target is not None:
-            return target
-        if nodes and not any(n.is_known for n in nodes):
-            raise RequestError(
-                Code.NO_HEALTHY_NEURON, "no neuron has answered yet", retriable=True, retry_after_s=NO_NEURON_RETRY_S
-            )
-        raise RequestError(
-            Code.MODEL_NOT_FOUND,
-            f"the model '{model}' does not exist; GET /v1/models lists those that do",
-            param="model",
-        )
+        return listing.resolve(model, self.view(), self._catalogue)
 
     def submit(self, jobs: list[Job]) -> JobCall:
         """Send the jobs of one request; see contract.Fleet."""
-        return self.jobs.submit(jobs)
+        chains = {id(job.input): prefix.chain(job.input) for job in jobs}
+        return self.jobs.submit([structs.replace(job, prefix_chain=chains[id(job.input)]) for job in jobs])
+
+    async def carry_out(self, verb: Verb, order: Order) -> NeuronErrand:
+        """Ask the neurons that an admin's order concerns; see contract.Fleet."""
+        if order.model is not None:
+            order = structs.replace(order, model=self.resolve(order.model))
+        nodes = {name: link.node for name, link in self._links.items()}
+        profile = self.jobs.placer.profile(order.model) if order.model is not None else None
+        asks = errands.plan(verb, order, nodes, profile)
+        if verb == "load" and not asks:
+            assert order.model is not None
+            order = structs.replace(order, node=await self.jobs.placer.agree(order.model))
+            asks = errands.plan(verb, order, nodes, profile)
+        return NeuronErrand(self._links, asks)
 
     def models(self) -> list[dict[str, Any]]:
         """Return the entries of /v1/models."""
-        return listing.list_models(self._nodes(), self._catalogue, self._created)
+        return listing.list_models(self.view(), self._catalogue, self._created)
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return every neuron with its link and its state as plain data."""
@@ -126,9 +139,9 @@ class BusFleet:
                 "error": node.error,
                 "state": msgspec.to_builtins(node.snapshot()),
             }
-            for node in self._nodes()
+            for node in self.view()
         ]
 
     def health(self) -> Health:
         """Return whether the fleet serves, and if not, why."""
-        return listing.judge_health(self._nodes())
+        return listing.judge_health(self.view())

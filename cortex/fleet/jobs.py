@@ -1,7 +1,7 @@
-"""The job client: places jobs, believes only what comes in order, tries again where nothing has been shown yet.
+"""The job client: believes only what comes in order, and has every job end once, whatever ends under it.
 
-A failure before Started is invisible to the HTTP client, so the job may be sent again, to another neuron or the same;
-after Started it is the request's failure. Every attempt has a new number, so what an old one still says is recognised.
+Every attempt has a new number, so what an old one still says is recognised. A new attempt carries the tokens that have
+been delivered; the neuron goes on from there, and the HTTP client sees a pause.
 """
 
 import asyncio
@@ -11,38 +11,49 @@ from collections.abc import Callable, Mapping
 from common.catalogue import Catalogue
 from common.errors import Code, RequestError
 from common.log import fields
-from common.messages import EndedItem, FailedItem, Job, JobKey, StartedItem, TokenItem
-from cortex.fleet import routing
+from common.messages import (
+    Claimed,
+    EndedItem,
+    FailedItem,
+    Job,
+    JobKey,
+    NodeState,
+    RenderedItem,
+    StartedItem,
+    TokenItem,
+)
 from cortex.fleet.calls import JobCall, Track
 from cortex.fleet.delivery import Verdict
 from cortex.fleet.link import JobEvent, Link
+from cortex.fleet.placer import Placer
+from cortex.fleet.recovery import Kind, classify
+from cortex.fleet.view import Node
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3
-"""Of one job that faults take before it has begun."""
-BACKOFF_S = 0.1
-"""Before the second attempt; doubles."""
 OVERDUE_S = 5.0
 """So long after its budget a job is given up here, should the neuron not have said so."""
-NO_NEURON_RETRY_S = 2.0
-
-ELSEWHERE = frozenset({
-    Code.BUSY, Code.NO_CAPACITY, Code.MODEL_NOT_FOUND, Code.MODEL_LOADING_FAILED, Code.MODEL_UNLOADED,
-    Code.SHUTTING_DOWN, Code.DEVICE_UNAVAILABLE,
-})  # fmt: skip
-"""Codes that say something about one neuron: the next candidate may well serve the job."""
 
 
 class JobClient:
     """All running jobs of this gateway process."""
 
-    def __init__(self, links: Mapping[str, Link], catalogue: Catalogue, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        links: Mapping[str, Link],
+        catalogue: Catalogue,
+        clock: Callable[[], float],
+        *,
+        recovery_s: float,
+        node_grace_s: float,
+    ) -> None:
         """`clock`: monotonic seconds, the event loop's."""
         self._links = links
-        self._catalogue = catalogue
         self._clock = clock
+        self._recovery_s = recovery_s
+        self._node_grace_s = node_grace_s
         self._tracks: dict[str, Track] = {}
+        self.placer = Placer(links, catalogue, clock, self._refused)
 
     def __len__(self) -> int:
         return len(self._tracks)
@@ -52,12 +63,16 @@ class JobClient:
         return self._clock()
 
     def submit(self, jobs: list[Job]) -> JobCall:
-        """Send the jobs of one request, all of one model. Raises RequestError if no neuron takes them."""
+        """Send the jobs of one request, all of one model. Raises RequestError if it is known that no neuron takes them.
+
+        Where a model that nobody has is to be loaded is agreed on first, so these jobs are sent a moment later.
+        """
         call = JobCall(self, jobs)
-        error = self._place(call.tracks)
-        if error is not None:
-            raise error
         self._tracks.update({t.job.id: t for t in call.tracks})
+        error = self.placer.place(call.tracks)
+        if error is not None:
+            self.drop(call.tracks)
+            raise error
         return call
 
     def drop(self, tracks: list[Track]) -> None:
@@ -66,6 +81,7 @@ class JobClient:
         for track in tracks:
             if self._tracks.pop(track.job.id, None) is None:
                 continue
+            track.is_over = True
             if track.retry is not None:
                 track.retry.cancel()
             if track.node is not None:
@@ -79,7 +95,8 @@ class JobClient:
             call.fail(error)
 
     def sweep(self) -> None:
-        """Give up jobs that have not begun long after their budget: their neuron would have said so."""
+        """Give up jobs that have not begun long after their budget, and registrars that do not answer."""
+        self.placer.tick()
         now = self.now()
         for track in list(self._tracks.values()):
             remaining_ms = track.remaining_ms(now)
@@ -94,6 +111,26 @@ class JobClient:
         """Return the jobs that are to run on a neuron."""
         return [t.key for t in self._tracks.values() if t.node == node]
 
+    def learn(self, node: Node, state: NodeState) -> None:
+        """Take note of what a neuron holds."""
+        self.placer.learn(node, state)
+
+    def claimed(self, node: str, message: Claimed) -> None:
+        """Take a registrar's answer."""
+        self.placer.claimed(node, message)
+
+    def explain_wait(self, track: Track) -> str | None:
+        """Return what a job that has not begun waits for, as its neuron's last state tells."""
+        state = None if track.node is None else self._links[track.node].node.models.get(track.job.model)
+        if state is None:
+            return None
+        if state.status in ("loading", "recovering"):
+            progress = max((r.progress for r in state.replicas if r.progress is not None), default=None)
+            return "loading" if progress is None else f"loading {progress:.0%}"
+        if state.waits_for_room:
+            return "waiting for room"
+        return f"queue {state.queued}" if state.queued else None
+
     def handle(self, node: str, event: JobEvent) -> None:
         """Take events of jobs from a neuron."""
         stale: list[JobKey] = []
@@ -103,27 +140,35 @@ class JobClient:
                 continue  # aborted; the neuron knows, or learns it from the next Beat
             if track.node == node and item.attempt == track.delivery.attempt:
                 self._take(track, item)
-            elif not isinstance(item, EndedItem | FailedItem):
+            elif not isinstance(item, EndedItem | FailedItem | RenderedItem):
                 stale.append(JobKey(item.job, item.attempt))
         if stale:
             self._links[node].abort(stale)
 
-    def _take(self, track: Track, item: StartedItem | TokenItem | EndedItem | FailedItem) -> None:
+    def _take(self, track: Track, item: StartedItem | TokenItem | EndedItem | FailedItem | RenderedItem) -> None:
         delivery, call = track.delivery, track.call
         match item:
             case TokenItem():
                 verdict = delivery.judge_tokens(item)
                 if verdict is Verdict.ACCEPT:
-                    call.add(track, item)
+                    track.recovery.end()
+                    if item.ids:
+                        call.add(track, item)
             case StartedItem():
-                verdict = delivery.judge_start(item.attempt)
+                verdict = delivery.judge_start(item)
                 if verdict is Verdict.ACCEPT:
-                    call.begin(track, item)
+                    self._begin(track, item)
             case EndedItem():
                 verdict = delivery.judge_end(item.attempt, item.total)
                 if verdict is Verdict.ACCEPT:
-                    del self._tracks[item.job]
+                    self._end(track)
+                    for words in delivery.last_words:
+                        call.add(track, words)
                     call.end(track, item)
+            case RenderedItem():
+                self._end(track)
+                call.end(track, item)
+                return
             case FailedItem():
                 retry_s = None if item.retry_after_ms is None else item.retry_after_ms / 1000
                 error = RequestError(
@@ -144,39 +189,62 @@ class JobClient:
             if track.job.id in self._tracks:  # else a sibling's failure has ended its call
                 self._recover(track, RequestError(Code.NEURON_LOST, message, retriable=True))
 
+    def _begin(self, track: Track, item: StartedItem) -> None:
+        if track.delivery.first is item:
+            track.call.begin(track, item)
+            return
+        pause_s = self.now() - (track.recovery.since or self.now())
+        log.info(
+            "stream goes on", extra=self._fields(track, node=track.node, tokens=item.resumed, pause_s=round(pause_s, 3))
+        )
+
+    def _end(self, track: Track) -> None:
+        del self._tracks[track.job.id]
+        track.is_over = True
+
     # Attempts.
 
     def _recover(self, track: Track, error: RequestError) -> None:
-        """Send a job that its neuron does not run any more once again, if nothing of it has been shown; else fail."""
+        """Have a job that its neuron does not run any more go on with what has been delivered; or end its call."""
         node, track.node = track.node, None
-        # A job that has begun could be resumed here, with the tokens it has delivered.
-        if track.delivery.is_started:
-            track.call.fail(error)
-        elif error.code in ELSEWHERE and node is not None:
-            track.refusals[node] = error
-            track.delivery.begin_attempt()
-            refusal = self._place([track])
-            if refusal is not None:
-                track.call.fail(refusal)
-        elif error.retriable:
-            self._back_off(track, error)
-        else:
-            track.call.fail(error)
-
-    def _back_off(self, track: Track, error: RequestError) -> None:
-        """Wait a little before the next attempt, or end the call with `error` after the last."""
-        track.faults += 1
-        if track.faults >= ATTEMPTS:
+        kind = classify(error)
+        if kind is Kind.FINAL or (kind is Kind.FAULT and not track.recovery.note_fault()):
             track.call.fail(error)
             return
-        log.warning(
-            "job is sent again",
-            extra=fields(request_id=track.job.request_id, job=track.job.id, model=track.job.model, why=error.message),
-        )
         track.delivery.begin_attempt()
-        track.refusals.clear()
-        delay_s = BACKOFF_S * 2 ** (track.faults - 1)
-        track.retry = asyncio.get_running_loop().call_later(delay_s, self._try_again, track)
+        if kind is Kind.FAULT:
+            log.warning("job is sent again", extra=self._fields(track, node=node, why=error.message))
+            track.refusals.clear()
+            track.failed_on = None if error.code is Code.TOKENS_LOST else node  # its KV is still there
+            if error.code is Code.NEURON_LOST:
+                track.patient_until = self.now() + self._node_grace_s
+            self._try_later(track, error)
+        elif node is not None:
+            track.refusals[node] = error
+            refusal = self.placer.place([track])
+            if refusal is not None:
+                self._refused([track], refusal)
+
+    def _refused(self, tracks: list[Track], error: RequestError) -> None:
+        """End the call of jobs that no neuron takes; those in trouble that is no fault of theirs wait."""
+        for track in tracks:
+            if track.is_over:
+                return
+            if track.delivery.first is None and track.recovery.since is None:
+                track.call.fail(error)
+            else:
+                self._try_later(track, error)
+
+    def _try_later(self, track: Track, error: RequestError) -> None:
+        if track.recovery.since is None and track.delivery.first is not None:
+            track.accepted_at = self.now()  # each recovery has the whole budget
+        delay_s = track.recovery.next_delay(error, self.now(), self._recovery_s)
+        if delay_s is None:
+            track.call.fail(track.recovery.cause or error)
+        elif delay_s == 0.0:
+            self._try_again(track)
+        else:
+            track.retry = asyncio.get_running_loop().call_later(delay_s, self._try_again, track)
 
     def _try_again(self, track: Track) -> None:
         track.retry = None
@@ -184,43 +252,13 @@ class JobClient:
         if remaining_ms is not None and remaining_ms <= 0:
             track.call.fail(_overdue(track))
             return
-        error = self._place([track])
+        error = self.placer.place([track])
         if error is not None:
-            self._back_off(track, error)
+            track.refusals.clear()
+            self._try_later(track, error)
 
-    def _place(self, tracks: list[Track]) -> RequestError | None:
-        """Send jobs of one model to the best neuron that takes them; return why none does."""
-        first, now = tracks[0], self.now()
-        model = first.job.model
-        profile = self._catalogue.profile(model)
-        nodes = [link.node for link in self._links.values()]
-        for choice in routing.rank(nodes, model, has_profile=profile is not None):
-            if choice.node in first.refusals:
-                continue
-            link = self._links[choice.node]
-            if choice.needs_load:
-                link.ask_load(model, profile)
-            if link.submit([t.renew(now) for t in tracks]):
-                for track in tracks:
-                    track.node = choice.node
-                return None
-        return _explain(model, list(first.refusals.values()))
-
-
-def _explain(model: str, refusals: list[RequestError]) -> RequestError:
-    """Return the error for a job that no neuron takes: busy ones come first, their queues will move."""
-    busy = [r for r in refusals if r.code is Code.BUSY]
-    if busy:
-        waits = [r.retry_after_s for r in busy if r.retry_after_s is not None]
-        return RequestError(Code.NO_CAPACITY, busy[0].message, retriable=True, retry_after_s=min(waits, default=None))
-    if refusals:
-        return refusals[0]
-    return RequestError(
-        Code.NO_HEALTHY_NEURON,
-        f"no neuron that could serve '{model}' is reachable",
-        retriable=True,
-        retry_after_s=NO_NEURON_RETRY_S,
-    )
+    def _fields(self, track: Track, **more: object) -> dict[str, object]:
+        return fields(request_id=track.job.request_id, job=track.job.id, model=track.job.model, **more)
 
 
 def _overdue(track: Track) -> RequestError:

@@ -21,6 +21,8 @@ from common.messages import (
     PROTOCOL_VERSION,
     Abort,
     Beat,
+    Claim,
+    Claimed,
     Done,
     Ended,
     Eviction,
@@ -33,7 +35,9 @@ from common.messages import (
     JobKey,
     Load,
     NodeState,
+    Progress,
     Refused,
+    Rendered,
     Started,
     Submit,
     Tokens,
@@ -56,7 +60,8 @@ LOST_S = 6.0
 COMPLAINT_S = 5.0
 """Undecodable frames are logged no more often than this."""
 
-JobEvent = Started | Tokens | Ended | Failed
+Answer = Progress | Done | Refused
+JobEvent = Started | Tokens | Ended | Failed | Rendered
 
 
 class Jobs(Protocol):
@@ -70,6 +75,12 @@ class Jobs(Protocol):
 
     def lose(self, node: str, message: str) -> None:
         """Give up all jobs on this neuron."""
+
+    def learn(self, node: Node, state: NodeState) -> None:
+        """Take note of a state that has been applied."""
+
+    def claimed(self, node: str, message: Claimed) -> None:
+        """Take this neuron's answer to a claim."""
 
 
 class Link:
@@ -104,6 +115,8 @@ class Link:
         self._hello_at = self._beat_at = self._complained_at = -1e9
         self._loads: dict[str, str] = {}
         """Loads that are not answered: request id → model."""
+        self._questions: dict[str, Callable[[Answer], None]] = {}
+        """Admin requests that are not answered: request id → who listens."""
 
     def open(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
         """Connect; tick() does the rest."""
@@ -132,6 +145,7 @@ class Link:
             self._beat_at = now
             if not self._send(Beat(incarnation=self._hello.incarnation, jobs=self._jobs.live(node.name))):
                 self._suspect("the connection is cut")
+                node.is_cut = True
                 self._is_greeted = False  # the next connection is opened with Hello, whoever is at its other end
             elif now - self._heard_at >= QUIET_S:
                 self._send(Health(request=new_job_id()))
@@ -141,10 +155,13 @@ class Link:
         elif silence_s >= SUSPECT_S:
             self._suspect(f"silent for {silence_s:.1f} s")
 
-    def submit(self, jobs: list[Job]) -> bool:
-        """Send jobs of one model; False if the connection takes none now. Raises RequestError for unsendable ones."""
+    def submit(self, jobs: list[Job], profile: Profile | None = None) -> bool:
+        """Send jobs of one model; False if the connection takes none now. Raises RequestError for unsendable ones.
+
+        `profile`: the model's, for a neuron that may not know it.
+        """
         try:
-            is_sent = self._send(Submit(jobs=jobs))
+            is_sent = self._send(Submit(jobs=jobs, profile=profile))
         except (OverflowError, RecursionError):
             raise RequestError(
                 Code.INVALID_VALUE,
@@ -159,12 +176,44 @@ class Link:
         """Tell that nobody waits for these jobs. If this gets lost, the next Beat tells it by not listing them."""
         self._send(Abort(jobs=keys))
 
-    def ask_load(self, model: str, profile: Profile | None) -> None:
-        """Have the neuron load a model unless it has been asked already; jobs sent afterwards wait for it there."""
+    def ask_load(self, model: str, profile: Profile | None, memory_mb: int | None, *, may_evict: bool = True) -> None:
+        """Have the neuron load a model unless it has been asked already; jobs sent afterwards wait for it there.
+
+        `memory_mb`: what the load is expected to take; counted until the neuron says what it takes.
+        """
         if model not in self._loads.values():
             request = new_job_id()
-            if self._send(Load(request=request, model=model, profile=profile)):
+            if self._send(Load(request=request, model=model, profile=profile, may_evict=may_evict)):
                 self._loads[request] = model
+                self.node.note_load(model, memory_mb or 0)
+
+    def claim(self, claim: Claim) -> bool:
+        """Send a claim; False if the connection takes nothing now."""
+        return self._send(claim)
+
+    def ask(self, message: ToNeuron, request: str, listener: Callable[[Answer], None]) -> bool:
+        """Send an admin request, whose Progress and one Done or Refused go to `listener`; False if it cannot be sent.
+
+        A connection that is lost answers for the neuron.
+        """
+        is_sent = self._is_greeted and self._send(message)
+        if is_sent:
+            self._questions[request] = listener
+        return is_sent
+
+    def forget(self, request: str) -> None:
+        """Listen no more for the answer to an admin request, which the neuron still carries out."""
+        self._questions.pop(request, None)
+
+    def _give_up(self, why: str) -> None:
+        """Answer all that the neuron can no longer be expected to answer."""
+        for model in self._loads.values():
+            self.node.forget_load(model)
+        self._loads.clear()
+        questions, self._questions = self._questions, {}
+        for request, listener in questions.items():
+            listener(Refused(request=request, code=Code.NEURON_LOST, message=why))
+        self._jobs.lose(self.node.name, why)
 
     def _send(self, message: ToNeuron) -> bool:
         if self._channel is None:
@@ -185,6 +234,7 @@ class Link:
             self._complain(error)
             return
         self._heard_at = self._clock()
+        self.node.is_cut = False
         self._handle(message)
         if self._is_greeted and self.node.link is not LinkState.UP:
             log.info("neuron %s is back", self.node.name)
@@ -192,7 +242,7 @@ class Link:
 
     def _handle(self, message: FromNeuron) -> None:
         match message:
-            case Tokens() | Started() | Ended() | Failed():
+            case Tokens() | Started() | Ended() | Failed() | Rendered():
                 self._jobs.handle(self.node.name, message)
             case NodeState():
                 self._apply(message)
@@ -200,14 +250,26 @@ class Link:
                 self._say_hello()
             case Refused(request=None):
                 self._refuse(message.message)
-            case Refused(request=str(request)):
-                model = self._loads.pop(request, None)
-                if model is not None:
-                    log.warning("neuron %s does not load %s: %s", self.node.name, model, message.message)
-            case Done():
-                self._loads.pop(message.request, None)
+            case Claimed():
+                self._jobs.claimed(self.node.name, message)
+            case Done() | Refused() | Progress():
+                self._answered(message)
             case _:
-                pass  # progress of a load, an answer to Health: a sign of life
+                pass  # an answer to Health: a sign of life
+
+    def _answered(self, message: Answer) -> None:
+        request = message.request
+        assert request is not None
+        listener = self._questions.get(request)
+        if listener is not None:
+            if not isinstance(message, Progress):
+                del self._questions[request]
+            listener(message)
+        elif not isinstance(message, Progress):
+            model = self._loads.pop(request, None)
+            if model is not None and isinstance(message, Refused):
+                self.node.forget_load(model)
+                log.warning("neuron %s does not load %s: %s", self.node.name, model, message.message)
 
     def _say_hello(self) -> None:
         self._is_greeted = False
@@ -223,10 +285,11 @@ class Link:
             return
         if state.full:
             self._is_greeted = True
+        if applied is not Applied.LATE:
+            self._jobs.learn(node, state)
         if applied is Applied.REBORN:
-            self._loads.clear()
             log.warning("neuron %s was restarted", node.name)
-            self._jobs.lose(node.name, f"neuron {node.name} was restarted")
+            self._give_up(f"neuron {node.name} was restarted")
         elif self._loads:
             # Answered or not: a Done may have been lost in a cut.
             self._loads = {
@@ -250,7 +313,7 @@ class Link:
         node = self.node
         if node.link is not LinkState.REFUSED:
             log.error("neuron %s at %s refuses this gateway: %s", node.name, node.endpoint, why)
-            self._jobs.lose(node.name, f"neuron {node.name} refuses this gateway")
+            self._give_up(f"neuron {node.name} refuses this gateway")
         self._is_greeted = False
         self._hello_at = self._clock()
         node.link, node.error = LinkState.REFUSED, why
@@ -265,8 +328,7 @@ class Link:
         log.error("neuron %s is lost: %s", node.name, why)
         node.link = LinkState.DOWN
         self._is_greeted = False
-        self._loads.clear()
-        self._jobs.lose(node.name, f"neuron {node.name} is lost: {why}")
+        self._give_up(f"neuron {node.name} is lost: {why}")
 
     def _complain(self, error: ProtocolError) -> None:
         self.undecodable += 1

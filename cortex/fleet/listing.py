@@ -3,12 +3,15 @@
 from collections.abc import Iterable
 from typing import Any
 
-from common.catalogue import Catalogue
+from common.catalogue import Catalogue, Profile
+from common.errors import Code, RequestError
 from common.messages import ModelState
+from cortex.fleet import placement
 from cortex.fleet.contract import Health
 from cortex.fleet.view import LinkState, Node
 
 OWNER = "helexa"
+NO_NEURON_RETRY_S = 2.0
 _PRECEDENCE = ("loaded", "loading", "recovering", "unloading", "unloaded", "failed")
 """The model's status is the first of these that it has anywhere."""
 
@@ -18,11 +21,12 @@ _OK_DEVICE_STATES = frozenset({"ready", "starting", "stopped", "draining"})
 def list_models(nodes: Iterable[Node], catalogue: Catalogue, created: int) -> list[dict[str, Any]]:
     """Return an entry for every model that anybody knows, and one for every alias. `created`: seconds since 1970."""
     nodes = list(nodes)
-    ids = sorted({p.id for p in catalogue.models} | {m for n in nodes for m in n.models})
+    profiles = {p.id: p for p in catalogue.models}
+    ids = sorted(profiles.keys() | {m for n in nodes for m in n.models})
     aliases = collect_aliases(nodes, catalogue)
     entries = []
     for model in ids:
-        entry = _entry(model, nodes, catalogue, created)
+        entry = _entry(model, nodes, profiles.get(model), created)
         names = sorted(a for a, target in aliases.items() if target == model)
         if names:
             entry["aliases"] = names
@@ -31,29 +35,56 @@ def list_models(nodes: Iterable[Node], catalogue: Catalogue, created: int) -> li
     return entries
 
 
+def resolve(name: str, nodes: Iterable[Node], catalogue: Catalogue) -> str:
+    """Return the id behind a model's name or alias. Raises RequestError where nobody knows it."""
+    nodes = list(nodes)
+    if catalogue.profile(name) is not None or any(name in n.models for n in nodes):
+        return name
+    target = collect_aliases(nodes, catalogue).get(name)
+    if target is not None:
+        return target
+    if nodes and not any(n.is_known for n in nodes):
+        raise RequestError(
+            Code.NO_HEALTHY_NEURON, "no neuron has answered yet", retriable=True, retry_after_s=NO_NEURON_RETRY_S
+        )
+    raise RequestError(
+        Code.MODEL_NOT_FOUND, f"the model '{name}' does not exist; GET /v1/models lists those that do", param="model"
+    )
+
+
 def collect_aliases(nodes: Iterable[Node], catalogue: Catalogue) -> dict[str, str]:
     """Map aliases to model ids; the gateway's catalogue wins over the neurons' own."""
     aliases = {a: target for node in nodes for a, target in node.aliases.items()}
     return {**aliases, **catalogue.aliases}
 
 
-def _entry(model: str, nodes: list[Node], catalogue: Catalogue, created: int) -> dict[str, Any]:
+def _entry(model: str, nodes: list[Node], profile: Profile | None, created: int) -> dict[str, Any]:
     known = [(n, n.models[model]) for n in nodes if model in n.models]
-    here = [(n, m) for n, m in known if n.link in (LinkState.UP, LinkState.SUSPECT)]
+    here = [(n, m) for n, m in known if n.is_here]
     status = _status([m for _, m in here])
     entry: dict[str, Any] = {"id": model, "object": "model", "created": created, "owned_by": OWNER, "status": status}
-    profile = catalogue.profile(model)
     sizes = [m for _, m in known if m.status == "loaded"] or [m for _, m in known]
     contexts = [m.context for m in sizes if m.context is not None]
     context = min(contexts, default=profile.context if profile is not None else None)
     if context is not None:
         entry["meta"] = {"n_ctx": context}
     entry["locations"] = [_location(n, m) for n, m in known if m.replicas]
-    entry["feasible_on"] = [n.name for n, m in here if m.feasible]
-    capabilities = sorted({c for _, m in known for c in m.capabilities})
+    entry["feasible_on"] = [n.name for n in nodes if _is_feasible(n, model, profile)]
+    capabilities = sorted({c for _, m in known for c in m.capabilities} or (profile.capabilities if profile else ()))
     if capabilities:
         entry["capabilities"] = capabilities
+    if any(m.pinned for _, m in here):
+        entry["pinned"] = True
     return entry
+
+
+def _is_feasible(node: Node, model: str, profile: Profile | None) -> bool:
+    if not node.is_here:
+        return False
+    state = node.models.get(model)
+    if state is not None:
+        return state.feasible
+    return profile is not None and placement.is_feasible(node, profile)
 
 
 def _status(states: list[ModelState]) -> dict[str, Any]:
@@ -70,11 +101,10 @@ def _status(states: list[ModelState]) -> dict[str, Any]:
 
 
 def _location(node: Node, model: ModelState) -> dict[str, Any]:
-    is_reachable = node.link in (LinkState.UP, LinkState.SUSPECT)
     location: dict[str, Any] = {
         "node": node.name,
         "devices": [r.device for r in model.replicas],
-        "status": model.status if is_reachable else "unreachable",
+        "status": model.status if node.is_here else "unreachable",
     }
     held = [r.memory_mb for r in model.replicas if r.memory_mb is not None]
     if held:

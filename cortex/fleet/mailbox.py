@@ -1,19 +1,21 @@
 """Where the events of one call wait for their reader: one slot a job, which merges text while the reader is slow."""
 
 import asyncio
+from collections.abc import Sequence
 
 from common.errors import RequestError
-from common.messages import EndedItem, StartedItem
-from cortex.fleet.contract import Events
+from common.messages import EndedItem, RenderedItem, StartedItem, TokenLogprob
+from cortex.fleet.contract import Events, Told
 
 
 class _Slot:
-    __slots__ = ("ended", "started", "text")
+    __slots__ = ("ended", "logprobs", "started", "text")
 
     def __init__(self) -> None:
         self.started: StartedItem | None = None
         self.text: list[str] = []
-        self.ended: EndedItem | None = None
+        self.logprobs: list[TokenLogprob] = []
+        self.ended: EndedItem | RenderedItem | None = None
 
 
 class Mailbox:
@@ -31,12 +33,14 @@ class Mailbox:
         self._slot(index).started = item
         self._wake()
 
-    def put_text(self, index: int, text: str) -> None:
-        """Take a piece of text."""
-        self._slot(index).text.append(text)
+    def put_text(self, index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
+        """Take a piece of text, with its tokens' log-probabilities if the job asks for them."""
+        slot = self._slot(index)
+        slot.text.append(text)
+        slot.logprobs += logprobs
         self._wake()
 
-    def put_end(self, index: int, item: EndedItem) -> None:
+    def put_end(self, index: int, item: EndedItem | RenderedItem) -> None:
         """Take the good end of a job."""
         self._slot(index).ended = item
         self._wake()
@@ -58,7 +62,9 @@ class Mailbox:
         for index, slot in slots.items():
             if slot.started is not None:
                 events.append((index, slot.started))
-            if slot.text:
+            if slot.logprobs:
+                events.append((index, Told("".join(slot.text), slot.logprobs)))
+            elif slot.text:
                 events.append((index, "".join(slot.text)))
             if slot.ended is not None:
                 events.append((index, slot.ended))

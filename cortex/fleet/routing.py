@@ -1,58 +1,111 @@
-"""Which neuron gets a request. Pure: the same view gives every gateway process the same order."""
+"""Which replica gets a request for a model that is loaded or coming. Pure: every gateway process answers the same.
 
-from collections.abc import Iterable
+Only neurons that hold the model are looked at, so the cost grows with its replicas, not with the fleet.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from common.ids import digest
 from common.messages import ModelState
 from cortex.fleet.view import LinkState, Node
 
+LOAD_CAP = 1.25
+"""A resident prefix counts while its replica has a free slot, or at most this many times the mean jobs a slot."""
+SLOW = 1.5
+"""A replica whose jobs take so many times longer than the fastest one's is used when that one has no free slot."""
+DEFAULT_SERVICE_MS = 1000
+"""Where nothing has been measured yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A neuron that may run a model's jobs."""
+    """A neuron that serves the model or will soon, and what speaks for it."""
 
     node: str
-    needs_load: bool
-    """Nothing there serves the model or is about to; it has to be asked to."""
+    is_loaded: bool
+    shared: int
+    """Links of the prompt's chain that are resident there."""
+    wait_s: float
+    """Expected until a slot is free."""
+    crowding: float
+    """Jobs a slot."""
 
 
-def rank(nodes: Iterable[Node], model: str, *, has_profile: bool) -> list[Choice]:
-    """Order the neurons that may serve `model`, best first.
+@dataclass(frozen=True, slots=True)
+class _Replica:
+    node: Node
+    state: ModelState
+    jobs: int
+    slots: int
 
-    1. It is loaded there: fewest jobs relative to slots, counting what this process has sent since the last push.
-    2. It is being loaded or recovers there: likewise.
-    3. It is known and fits there: most free memory.
-    4. Only the gateway's catalogue knows it (`has_profile`): most free memory.
-    5. It could not be loaded there. The neuron looks again, and tells the reason if that has not gone.
 
-    Ties are broken by a rendezvous hash, so that a model returns to where its files and caches are warm.
+def can_take_work(node: Node) -> bool:
+    """Say whether a neuron is connected and takes new jobs."""
+    return node.link is LinkState.UP and not node.is_draining
+
+
+def is_coming(state: ModelState) -> bool:
+    """Say whether a neuron serves a model or will without being asked: it has the model, or jobs that wait for it."""
+    return state.status in ("loaded", "loading", "recovering") or (
+        state.status != "failed" and state.queued + state.running > 0
+    )
+
+
+def rank(nodes: Iterable[Node], model: str, chain: Sequence[str] = ()) -> list[Choice]:
+    """Order the neurons that serve `model` or are about to, best first.
+
+    1. Loaded before coming.
+    2. The longest part of the prompt's prefix is resident, unless the replica has more than its share of the load.
+    3. The shortest expected wait for a slot.
+    4. Not much slower than the fastest.
+    5. Fewest jobs a slot, counting what this process has sent since the last push.
+    6. Fewest resident conversations a slot.
+    7. The rendezvous hash of conversation and neuron.
     """
-    ranked: list[tuple[tuple[int, float, str], Choice]] = []
-    for node in nodes:
-        if node.link is not LinkState.UP or node.is_draining:
-            continue
-        state = node.models.get(model)
-        if state is None and not has_profile:
-            continue
-        if state is not None and state.draining:
-            continue
-        tier = 4 if state is None else _tier(state)
-        cost = _crowding(node, state) if state is not None and tier <= 2 else -float(node.free_mb())
-        ranked.append(((tier, cost, digest(f"{model}\0{node.name}".encode())), Choice(node.name, tier > 2)))
+    replicas = [
+        _measure(node, state)
+        for node in nodes
+        if can_take_work(node) and (state := node.models.get(model)) and not state.draining and is_coming(state)
+    ]
+    if not replicas:
+        return []
+    fair = LOAD_CAP * (sum(r.jobs for r in replicas) + 1) / sum(r.slots for r in replicas)
+    fastest_ms = min((r.state.service_ms for r in replicas if r.state.service_ms), default=DEFAULT_SERVICE_MS)
+    name = chain[1] if len(chain) > 1 else model
+    ranked: list[tuple[tuple[int, int, float, bool, float, float, str], Choice]] = []
+    for replica in replicas:
+        state, crowding = replica.state, replica.jobs / replica.slots
+        service_ms = state.service_ms or fastest_ms
+        wait_s = max(0, replica.jobs + 1 - replica.slots) / replica.slots * service_ms / 1000
+        shared = _shared(replica.node, model, chain)
+        if wait_s > 0 and (replica.jobs + 1) / replica.slots > fair:
+            shared = 0
+        choice = Choice(replica.node.name, state.status == "loaded", shared, wait_s, crowding)
+        key = (
+            0 if choice.is_loaded else 1,
+            -shared,
+            wait_s,
+            service_ms > SLOW * fastest_ms,
+            crowding,
+            (len(state.prefixes) + replica.node.sent(model)) / replica.slots,
+            digest(f"{name}\0{replica.node.name}".encode()),
+        )
+        ranked.append((key, choice))
     ranked.sort(key=lambda pair: pair[0])
     return [choice for _, choice in ranked]
 
 
-def _tier(state: ModelState) -> int:
-    if state.status == "loaded":
-        return 1
-    if state.status in ("loading", "recovering"):
-        return 2
-    return 3 if state.feasible and state.status != "failed" else 5
+def _measure(node: Node, state: ModelState) -> _Replica:
+    live = sum(1 for r in state.replicas if r.status in ("loaded", "loading", "recovering"))
+    return _Replica(
+        node, state, state.running + state.queued + node.sent(state.id), max(1, live) * (state.parallel or 1)
+    )
 
 
-def _crowding(node: Node, state: ModelState) -> float:
-    replicas = sum(1 for r in state.replicas if r.status in ("loaded", "loading", "recovering"))
-    slots = max(1, replicas) * (state.parallel or 1)
-    return (state.running + state.queued + node.sent(state.id)) / slots
+def _shared(node: Node, model: str, chain: Sequence[str]) -> int:
+    """Return how much of the chain is resident; its first link, which many conversations share, alone is nothing."""
+    if len(chain) < 2:
+        return 0
+    resident = node.prefixes(model)
+    return next((n for n in range(len(chain), 1, -1) if chain[n - 1] in resident), 0) if resident else 0

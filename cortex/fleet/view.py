@@ -3,6 +3,7 @@
 A partial state counts only if it is the next one; late and repeated ones change nothing, a gap asks for a full one.
 """
 
+from collections.abc import Collection
 from enum import Enum, StrEnum
 
 from msgspec import structs
@@ -47,10 +48,21 @@ class Node:
         self.link = LinkState.DOWN
         self.error: str | None = None
         """Why it was refused."""
+        self.is_cut = False
+        """Its connection is gone; what it held is no longer shown, though its jobs may yet be saved."""
         self.devices: dict[str, DeviceState] = {}
         self.models: dict[str, ModelState] = {}
+        self.resident: dict[str, ModelState] = {}
+        """The models of which it has a replica in any state, or jobs."""
         self._last: NodeState | None = None
         self._sent: dict[str, int] = {}
+        self._promised: dict[str, int] = {}
+        self._prefixes: dict[str, frozenset[str]] = {}
+
+    @property
+    def is_here(self) -> bool:
+        """Whether what it last told still holds, as far as that can be known."""
+        return self.link is LinkState.UP or (self.link is LinkState.SUSPECT and not self.is_cut)
 
     @property
     def is_known(self) -> bool:
@@ -74,15 +86,24 @@ class Node:
         if last is not None and is_same_life and (state.seq < last.seq or (state.seq == last.seq and not state.full)):
             return Applied.LATE
         if state.full:
-            self.devices, self.models = {}, {}
+            self.devices, self.models, self.resident = {}, {}, {}
+            self._promised.clear()
+            self._prefixes.clear()
         elif last is None or not is_same_life or state.seq != last.seq + 1:
             return Applied.GAP
         self.devices.update({d.uuid: d for d in state.devices})
         self.models.update({m.id: m for m in state.models})
         for model in state.gone:
             self.models.pop(model, None)
+            self.resident.pop(model, None)
         for item in state.models:
+            self._prefixes.pop(item.id, None)
             self._sent.pop(item.id, None)  # its count of waiting jobs now holds what was sent before
+            if item.replicas or item.running or item.queued:
+                self.resident[item.id] = item
+                self._promised.pop(item.id, None)
+            else:
+                self.resident.pop(item.id, None)
         self._last = state
         if last is None:
             return Applied.FIRST
@@ -96,14 +117,28 @@ class Node:
         """Return how many jobs for a model were sent since the neuron last told about it."""
         return self._sent.get(model, 0)
 
-    def free_mb(self) -> int:
-        """Return the most MiB free on one of its devices, as far as that is known."""
-        free = [
-            d.memory_mb - max(d.reserved_mb, d.used_mb or 0)
-            for d in self.devices.values()
-            if d.memory_mb is not None and not d.draining and d.reason is None
-        ]
-        return max([0, *free])
+    def prefixes(self, model: str) -> frozenset[str]:
+        """Return the hashes of the prompts whose KV is resident; made when first asked for after a change."""
+        found = self._prefixes.get(model)
+        if found is None:
+            state = self.models.get(model)
+            found = self._prefixes[model] = frozenset(() if state is None else state.prefixes)
+        return found
+
+    def note_load(self, model: str, memory_mb: int) -> None:
+        """Count the memory that a load asked for just now will take, until the neuron tells of it or refuses."""
+        self._promised[model] = memory_mb
+
+    def forget_load(self, model: str) -> None:
+        """Take back what was noted of a load."""
+        self._promised.pop(model, None)
+
+    def free_mb(self, device: DeviceState) -> int | None:
+        """Return the MiB of a device that are not taken, nor promised by this process; None: unknown."""
+        if device.memory_mb is None:
+            return None
+        taken_mb = max(device.reserved_mb, device.used_mb or 0) + sum(self._promised.values())
+        return max(0, device.memory_mb - taken_mb)
 
     def snapshot(self) -> NodeState | None:
         """Return the whole state, None if there is none yet."""
@@ -112,3 +147,30 @@ class Node:
         return structs.replace(
             self._last, full=True, devices=list(self.devices.values()), models=list(self.models.values()), gone=[]
         )
+
+
+class Holders:
+    """Which neurons hold a model or have jobs for it, kept so that routing need not look at the others."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, dict[str, Node]] = {}
+        self._models: dict[str, set[str]] = {}
+
+    def of(self, model: str) -> Collection[Node]:
+        """Return the neurons that hold a model."""
+        return self._nodes.get(model, {}).values()
+
+    def learn(self, node: Node, state: NodeState) -> None:
+        """Take over what a state that was just applied has changed."""
+        known = self._models.setdefault(node.name, set())
+        touched = known | node.resident.keys() if state.full else {m.id for m in state.models} | set(state.gone)
+        for model in touched:
+            if model in node.resident:
+                self._nodes.setdefault(model, {})[node.name] = node
+                known.add(model)
+            elif model in known:
+                known.discard(model)
+                holders = self._nodes[model]
+                del holders[node.name]
+                if not holders:
+                    del self._nodes[model]

@@ -1,4 +1,4 @@
-"""The supervisor's two ROUTERs: one to gateways and neuronctl, one to its own children. Shell; decides nothing.
+"""The supervisor's ROUTER to gateways and neuronctl, and the lines to its own children. Shell; decides nothing.
 
 Tokens are relayed from worker to gateway without being decoded. A gateway that is behind is *held*: a few frames wait
 for it here, the workers merge its tokens until it goes on, and nobody else notices.
@@ -6,17 +6,23 @@ for it here, the workers merge its tokens until it goes on, and nobody else noti
 
 import asyncio
 import logging
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
+import msgspec
 import zmq
 
 from common.codec import decode_from_prep, decode_from_worker, decode_to_neuron, encode
 from common.errors import ProtocolError
 from common.messages import TOKENS_FRAME, FromNeuron, Go, Hold, ToPrep, ToWorker
 from common.sockets import Channel, bus_router
-from neuron.supervisor.events import Event, PeerLost, PeerSaid, PrepSaid, WorkerSaid
+from neuron.broker.line import Line
+from neuron.discovery import ProbeReading
+from neuron.supervisor.events import Event, PeerLost, PeerSaid, PrepSaid, ProbeRead, WorkerSaid
 
 log = logging.getLogger(__name__)
 
@@ -29,57 +35,51 @@ COMPLAINT_S = 5.0
 
 
 class Bus:
-    """Both sockets and the frames that wait."""
+    """The socket, the lines, and the frames that wait."""
 
-    def __init__(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", listen: str, inner: str, post: Callable[[Event], None]
-    ) -> None:
-        """Bind both sockets; `post` takes every event. Raises zmq.ZMQError, for example EADDRINUSE."""
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", listen: str, post: Callable[[Event], None]) -> None:
+        """Bind the public socket; `post` takes every event. Raises zmq.ZMQError, for example EADDRINUSE."""
         self._post = post
         self._loop = asyncio.get_running_loop()
-        self._prep = ""
+        self._lines: dict[str, Line] = {}
         self._workers: set[str] = set()
         self._held: dict[str, deque[bytes]] = {}
         self._flush_timer: asyncio.TimerHandle | None = None
         self._complained_at = 0.0
         self.undecodable = 0
         """Frames from either side that were no messages."""
-        public = bus_router(context, listen)
-        try:
-            private = bus_router(context, inner)
-        except zmq.ZMQError:
-            public.close(linger=0)
-            raise
-        self._public = Channel(public, self._from_peer)
-        self._inner = Channel(private, self._from_child)
+        self._public = Channel(bus_router(context, listen), self._from_peer)
 
     def close(self) -> None:
-        """Close both sockets."""
+        """Close the public socket and all lines."""
         if self._flush_timer is not None:
             self._flush_timer.cancel()
         self._public.close()
-        self._inner.close()
+        for line in self._lines.values():
+            line.close()
 
-    def adopt_worker(self, incarnation: str) -> None:
-        """Take messages of this worker from now on; it learns which gateways are held."""
-        self._workers.add(incarnation)
-
-    def adopt_prep(self, incarnation: str) -> None:
-        """Take messages of this prep process from now on."""
-        self._prep = incarnation
+    def adopt(self, incarnation: str, role: Literal["worker", "prep", "probe"], end: socket.socket) -> None:
+        """Take messages of a new child; a worker learns which gateways are held."""
+        receive = {"worker": self._from_worker, "prep": self._from_prep, "probe": self._from_probe}[role]
+        self._lines[incarnation] = Line(end, partial(receive, incarnation))
+        if role == "worker":
+            self._workers.add(incarnation)
+            for peer in self._held:
+                self.send_child(incarnation, Hold(gateway=peer))
 
     def dismiss(self, incarnation: str) -> None:
-        """Drop whatever still comes from a child that is gone: none of it may follow the news of its end."""
+        """Take the last words of a child that is gone; nothing of it may follow the news of its end."""
+        line = self._lines.pop(incarnation, None)
+        if line is not None:
+            line.drain()
+            line.close()
         self._workers.discard(incarnation)
-        if self._prep == incarnation:
-            self._prep = ""
 
     def send_child(self, incarnation: str, message: ToWorker | ToPrep) -> None:
         """Send to a worker or prep. One that cannot take it is dead or stuck, which its exit or the watchdog tells."""
-        try:
-            self._inner.send([incarnation.encode(), encode(message)])
-        except zmq.ZMQError as error:
-            log.warning("child %s does not take a message: %s", incarnation[:8], error.strerror)
+        line = self._lines.get(incarnation)
+        if line is None or not line.send(encode(message)):
+            log.warning("child %s does not take a message", incarnation[:8])
 
     def send_peer(self, peer: str, message: FromNeuron) -> None:
         """Send to a gateway or neuronctl."""
@@ -141,19 +141,29 @@ class Bus:
         except ProtocolError as error:
             self._complain("a peer", error)
 
-    def _from_child(self, frames: list[bytes]) -> None:
+    def _from_worker(self, worker: str, parts: list[bytes]) -> None:
         try:
-            child = _name(frames[0])
-            if child in self._workers and len(frames) == 4:
-                _, gateway, kind, payload = frames
-                if kind == TOKENS_FRAME:
-                    self._send(_name(gateway), payload)
-                else:
-                    self._post(WorkerSaid(child, _name(gateway), decode_from_worker(payload)))
-            elif child == self._prep and len(frames) == 2:
-                self._post(PrepSaid(child, decode_from_prep(frames[1])))
+            if len(parts) != 3:
+                raise ProtocolError(f"{len(parts)} parts instead of three")
+            gateway, kind, payload = parts
+            if kind == TOKENS_FRAME:
+                self._send(_name(gateway), payload)
+            else:
+                self._post(WorkerSaid(worker, _name(gateway), decode_from_worker(payload)))
         except ProtocolError as error:
-            self._complain("a child", error)
+            self._complain("a worker", error)
+
+    def _from_prep(self, prep: str, parts: list[bytes]) -> None:
+        try:
+            self._post(PrepSaid(prep, decode_from_prep(b"".join(parts))))
+        except ProtocolError as error:
+            self._complain("prep", error)
+
+    def _from_probe(self, probe: str, parts: list[bytes]) -> None:
+        try:
+            self._post(ProbeRead(probe, msgspec.json.decode(b"".join(parts), type=ProbeReading)))
+        except msgspec.DecodeError as error:
+            self._complain("the probe", ProtocolError(str(error)))
 
     def _complain(self, who: str, error: ProtocolError) -> None:
         self.undecodable += 1

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from common import __version__, tables
+from common.errors import ConfigError
 from common.messages import (
     ClearCache,
     Discover,
@@ -26,15 +27,20 @@ from common.messages import (
     MemoryReply,
     Models,
     ModelsReply,
+    Pause,
+    Pin,
     Progress,
     RestartWorker,
+    Resume,
     Status,
     StatusReply,
     Undrain,
     Unload,
+    Unpin,
     Version,
     VersionReply,
 )
+from neuron.ctl import disk
 from neuron.ctl.client import NeuronClient, plain
 
 Question = Callable[[str, argparse.Namespace], msgspec.Struct]
@@ -120,6 +126,21 @@ def _device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", metavar="DEVICE", help="UUID, as status shows it")
 
 
+def _pause(parser: argparse.ArgumentParser) -> None:
+    _device(parser)
+    parser.add_argument(
+        "--for", dest="for_s", type=_duration, metavar="TIME", help="for example 90m, 2h, 1d (default: until resume)"
+    )
+
+
+def _duration(text: str) -> float:
+    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = text[:-1], text[-1:]
+    if unit not in seconds or not number.replace(".", "", 1).isdigit() or not float(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write for example 90m, 2h or 1d")
+    return float(number) * seconds[unit]
+
+
 def _optional_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="id or alias; without it all")
 
@@ -138,14 +159,64 @@ def _target(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"scope": "node"}
 
 
-COMMANDS: dict[str, Command] = {
+def _models_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", nargs="?", choices=("ls", "rm", "prune"), default="ls",
+                        help="list them (default); remove one from the disk; clean up after downloads")  # fmt: skip
+    parser.add_argument("model", nargs="?", help="rm: id of `models ls --disk`, or hf:ORG/REPO:QUANT")
+    parser.add_argument("--disk", action="store_true", help="ls: what lies on this host's disks, loaded or not")
+    parser.add_argument("--yes", action="store_true", help="rm, prune: do not ask")
+    disk.add_places(parser)
+
+
+def _pull_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reference", metavar="hf:ORG/REPO[:QUANT]", help="or hf:ORG/REPO/FILE.gguf; all its parts come")
+    disk.add_places(parser)
+
+
+class ModelsCommand:
+    """`models`: what the neuron serves, or what lies on this host's disks."""
+
+    help = "models this neuron serves or could serve; --disk, rm, prune: those on this host's disks"
+    add_arguments = staticmethod(_models_arguments)
+
+    def run(self, client: NeuronClient, arguments: argparse.Namespace, *, as_json: bool) -> None:
+        """Do what the action says."""
+        match arguments.action:
+            case "ls" if arguments.disk:
+                disk.list_disk(arguments, as_json)
+            case "ls":
+                SERVED_MODELS.run(client, arguments, as_json=as_json)
+            case "rm" if arguments.model is None:
+                raise ConfigError("models rm: which one? `neuronctl models ls --disk` shows them")
+            case "rm":
+                disk.run_rm(client, arguments, as_json)
+            case _:
+                disk.run_prune(client, arguments, as_json)
+
+
+@dataclass(frozen=True)
+class LocalCommand:
+    """A command about this host itself, whether or not a neuron runs."""
+
+    help: str
+    action: Callable[[NeuronClient, argparse.Namespace, bool], None]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+
+    def run(self, client: NeuronClient, arguments: argparse.Namespace, *, as_json: bool) -> None:
+        """Do it."""
+        self.action(client, arguments, as_json)
+
+
+SERVED_MODELS = Command(
+    "models this neuron serves or could serve",
+    lambda r, a: Models(request=r),
+    ModelsReply,
+    lambda reply: tables.show_models(reply.models),
+)
+COMMANDS: dict[str, Command | LocalCommand | ModelsCommand] = {
     "status": Command("devices, models and jobs", lambda r, a: Status(request=r), StatusReply, _show_status),
-    "models": Command(
-        "models this neuron serves or could serve",
-        lambda r, a: Models(request=r),
-        ModelsReply,
-        lambda reply: tables.show_models(reply.models),
-    ),
+    "models": ModelsCommand(),
+    "pull": LocalCommand("fetch a model from Hugging Face to this host", disk.run_pull, _pull_arguments),
     "devices": Command(
         "devices, also those that are not served",
         lambda r, a: Discover(request=r),
@@ -188,6 +259,34 @@ COMMANDS: dict[str, Command] = {
         _scope,
     ),
     "undrain": Command("take jobs again", lambda r, a: Undrain(request=r, **_target(a)), Done, _show_done, _scope),
+    "pin": Command(
+        "never unload a model to make room",
+        lambda r, a: Pin(request=r, model=a.model),
+        Done,
+        _show_done,
+        _model,
+    ),
+    "unpin": Command(
+        "let a model be unloaded to make room",
+        lambda r, a: Unpin(request=r, model=a.model),
+        Done,
+        _show_done,
+        _model,
+    ),
+    "pause": Command(
+        "leave a device to other programs: finish its jobs, unload its models, end its worker",
+        lambda r, a: Pause(request=r, device=a.device, for_s=a.for_s),
+        Done,
+        _show_done,
+        _pause,
+    ),
+    "resume": Command(
+        "end a pause, and load again what the device held",
+        lambda r, a: Resume(request=r, device=a.device),
+        Done,
+        _show_done,
+        _device,
+    ),
     "restart": Command(
         "end a device's worker and start another; running jobs there fail",
         lambda r, a: RestartWorker(request=r, device=a.device),

@@ -1,8 +1,10 @@
 """Who has how much of each device, in MiB. Pure; the supervisor is its single owner."""
 
+from collections.abc import Collection
+
 
 class Ledger:
-    """Promises of device memory to models.
+    """Promises of device memory to models: kept ones, and earmarks for models that others make room for.
 
     A device of unknown size takes anything: what is not known must not look like zero.
     """
@@ -10,29 +12,60 @@ class Ledger:
     def __init__(self, capacities: dict[str, int | None]) -> None:
         self._capacities = dict(capacities)
         self._reserved: dict[tuple[str, str], int] = {}
+        self._earmarked: dict[tuple[str, str], int] = {}
+        self._lost: dict[str, int] = {}
 
     def capacity_mb(self, device: str) -> int | None:
         """Return what models may use of the device at most; None: unknown."""
-        return self._capacities[device]
+        capacity = self._capacities[device]
+        return None if capacity is None else max(0, capacity - self._lost.get(device, 0))
+
+    def lose(self, device: str, memory_mb: int) -> None:
+        """Take so much away from the capacity for now: something that is no model of ours holds it."""
+        self._lost[device] = memory_mb
 
     def reserved_mb(self, device: str) -> int:
-        """Return the sum of the promises on a device."""
+        """Return the sum of the kept promises on a device."""
         return sum(mb for (at, _), mb in self._reserved.items() if at == device)
 
     def free_mb(self, device: str) -> int | None:
         """Return what is not promised, never below zero; None: unknown."""
-        capacity = self._capacities[device]
+        capacity = self.capacity_mb(device)
         return None if capacity is None else max(0, capacity - self.reserved_mb(device))
+
+    def room_mb(self, device: str, going: Collection[str] = ()) -> int | None:
+        """Return what is neither promised nor earmarked once the models of `going` are gone; None: unknown.
+
+        Below zero: more is earmarked than will be free.
+        """
+        capacity = self.capacity_mb(device)
+        if capacity is None:
+            return None
+        staying = sum(mb for (at, model), mb in self._reserved.items() if at == device and model not in going)
+        return capacity - staying - self.earmarked_mb(device)
+
+    def earmarked_mb(self, device: str) -> int:
+        """Return the sum of the earmarks on a device."""
+        return sum(mb for (at, _), mb in self._earmarked.items() if at == device)
 
     def can_hold(self, device: str, memory_mb: int) -> bool:
         """Say whether a new promise of this size can be kept."""
         free = self.free_mb(device)
         return free is None or memory_mb <= free
 
+    def earmark(self, device: str, model: str, memory_mb: int) -> None:
+        """Keep memory that is about to be freed for a model."""
+        self._earmarked[device, model] = memory_mb
+
+    def forgo(self, device: str, model: str) -> None:
+        """End an earmark; nothing happens if there is none."""
+        self._earmarked.pop((device, model), None)
+
     def reserve(self, device: str, model: str, memory_mb: int) -> None:
-        """Promise memory to a model on a device."""
+        """Promise memory to a model on a device; its earmark there has served its purpose."""
         assert (device, model) not in self._reserved, f"{model} already has memory on {device}"
         assert self.can_hold(device, memory_mb), f"{memory_mb} MiB for {model} do not fit on {device}"
+        self.forgo(device, model)
         self._reserved[device, model] = memory_mb
 
     def reconcile(self, device: str, model: str, memory_mb: int) -> None:

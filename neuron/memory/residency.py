@@ -8,6 +8,7 @@ from common.catalogue import Profile
 from common.ids import digest
 from common.messages import ModelFacts, ModelStatus, ReplicaStatus
 from neuron.memory.estimate import MemoryPlan
+from neuron.memory.prefixes import Prefixes
 
 
 @dataclass(slots=True)
@@ -26,10 +27,24 @@ class Replica:
     memory_mb: int | None = None
     """As reserved, then as measured."""
     running: int = 0
+    loaded_at: float = 0.0
+    used_at: float = 0.0
+    """Last start or end of a job, else the end of the load."""
+    has_served: bool = False
+    """Whether a job has ended since the load."""
+    makes_room_for: str | None = None
+    """The model that it leaves for; it stays after all if that one no longer needs the room."""
     leaving: bool = False
     """Unloaded as soon as it is idle; gets no new jobs, except those an unload of the whole model waits for."""
+    prefixes: Prefixes = field(default_factory=Prefixes)
+    """Conversations whose KV it holds."""
     waiters: list[tuple[str, str]] = field(default_factory=list)
     """(peer, request) of admin requests that end with this load or unload."""
+
+    @property
+    def is_going(self) -> bool:
+        """Whether its memory is counted on for others."""
+        return self.status == "unloading" or self.makes_room_for is not None
 
 
 @dataclass(slots=True)
@@ -50,6 +65,10 @@ class Model:
     """Sizes of the last load; before the first one those on the device with most memory."""
     replicas: dict[str, Replica] = field(default_factory=dict)
     draining: bool = False
+    pinned: bool = False
+    """Never unloaded to make room."""
+    unloaded_because: str | None = None
+    """Of the last unload that nobody asked for."""
     unload_barrier: int | None = None
     """Jobs up to this serial number still run before an unload that was asked for."""
 
@@ -80,3 +99,20 @@ class Model:
     def is_coming(self) -> bool:
         """Say whether a replica serves or will serve without anything further being done."""
         return any(r.status in ("loaded", "loading", "recovering") and not r.leaving for r in self.replicas.values())
+
+
+@dataclass(slots=True)
+class Want:
+    """A model that is to be loaded as soon as there is room for it."""
+
+    model: str
+    device: str | None
+    """Only there; None: anywhere."""
+    since: float
+    """Monotonic seconds."""
+    waiters: list[tuple[str, str]] = field(default_factory=list)
+    """(peer, request) of loads that were asked for; jobs that wait are in the book."""
+    at: str | None = None
+    """Where room is being made; None: nowhere yet."""
+    plan: MemoryPlan | None = None
+    """Sizes it will be loaded with there."""

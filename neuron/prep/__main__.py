@@ -4,14 +4,13 @@ import argparse
 import importlib
 import logging
 import signal
+import socket
 import sys
 
-import zmq
-
 from common import log
-from common.sockets import bus_dealer
+from common.frames import FrameSocket
 from neuron.prep.service import serve
-from neuron.process.lifeline import attach
+from neuron.process.lifeline import ORPHANED, attach
 
 NO_ENGINE = 78
 """Exit status where the engine's module, or llama.cpp behind it, cannot be loaded: another start will not help."""
@@ -20,7 +19,7 @@ NO_ENGINE = 78
 def main() -> int:
     """Run the program; return its exit status."""
     parser = argparse.ArgumentParser(prog="neuron.prep", description=__doc__)
-    parser.add_argument("--connect", required=True)
+    parser.add_argument("--line", type=int, required=True, help="file descriptor of the socket to the supervisor")
     parser.add_argument("--incarnation", required=True)
     parser.add_argument("--lifeline", type=int, required=True)
     parser.add_argument("--supervisor-pid", type=int, required=True)
@@ -38,10 +37,13 @@ def main() -> int:
         logging.getLogger(__name__).critical("engine '%s' cannot be loaded: %s", arguments.engine, error)
         return NO_ENGINE
     build = module.build() if hasattr(module, "build") else arguments.engine
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    with bus_dealer(context, arguments.connect, arguments.incarnation) as socket:
-        serve(socket, arguments.incarnation, build, module.open_vocabulary)
-    context.term()
+    line = FrameSocket(socket.socket(fileno=arguments.line))
+    try:
+        serve(line, arguments.incarnation, build, module.open_vocabulary)
+    except EOFError:
+        return ORPHANED
+    finally:
+        line.close()
     return 0
 
 

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ _STRING, _ARRAY = 8, 9
 _LOG_ERROR = 4
 """ggml_log_level."""
 _F16_BYTES = 2
+_UNKNOWN_ARCHITECTURE = "unknown model architecture"
 _FIRST_PART = re.compile(r"(?P<stem>.*)-00001-of-\d{5}\.gguf")
 
 
@@ -88,7 +89,10 @@ def open_vocabulary(path: str) -> "LlamaVocabulary":
 
 
 def _complaint() -> str:
-    return next(iter(_errors), "it gives no reason")
+    complaint = next(iter(_errors), "it gives no reason")
+    if _UNKNOWN_ARCHITECTURE in complaint:
+        complaint += f"; it needs a newer llama.cpp; this is {build()}"
+    return complaint
 
 
 @contextmanager
@@ -169,6 +173,7 @@ class LlamaVocabulary:
     def __init__(self, model: Any, file_bytes: int, kv_bytes: int) -> None:
         self._model = model
         self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self._buffer = ctypes.create_string_buffer(256)
         self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self.bos_text = self._special(llama_cpp.llama_vocab_bos(self._vocab))
         self.eos_text = self._special(llama_cpp.llama_vocab_eos(self._vocab))
@@ -184,7 +189,7 @@ class LlamaVocabulary:
             layers=int(self._meta(f"{arch}.block_count") or 0),
             embedding=int(self._meta(f"{arch}.embedding_length") or 0),
             vocabulary=self.size,
-            capabilities=["chat", "completion"],
+            capabilities=self._capabilities(arch),
             vocab_fingerprint=self._fingerprint(),
         )
 
@@ -199,6 +204,41 @@ class LlamaVocabulary:
             count = llama_cpp.llama_tokenize(self._vocab, data, len(data), ids, -count, add_special, parse_special)
         return ids[:count]
 
+    def text(self, tokens: Sequence[int]) -> bytes:
+        """Return the text of tokens, control tokens included."""
+        return b"".join(map(self._piece, tokens))
+
+    def _piece(self, token: int) -> bytes:
+        length = llama_cpp.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, True)
+        buffer = self._buffer
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -length, 0, True)
+        return bytes(buffer.raw[:length])
+
+    def pair(self, query: str, document: str) -> list[int]:
+        """Return a query and a document by the file's template for that, else with its marks between them."""
+        vocab = self._vocab
+        template = llama_cpp.llama_model_chat_template(self._model, b"rerank")
+        if template:
+            text = template.decode(errors="replace").replace("{query}", query).replace("{document}", document)
+            return self.tokenise(text, add_special=True, parse_special=True)
+        begin, sep = int(llama_cpp.llama_vocab_bos(vocab)), int(llama_cpp.llama_vocab_sep(vocab))
+        end = int(llama_cpp.llama_vocab_eos(vocab))
+        ends = [sep if end < 0 else end] if llama_cpp.llama_vocab_get_add_eos(vocab) else []
+        tokens = [begin] if llama_cpp.llama_vocab_get_add_bos(vocab) else []
+        tokens += self.tokenise(query, add_special=False, parse_special=False) + ends
+        tokens += [sep] if llama_cpp.llama_vocab_get_add_sep(vocab) else []
+        tokens += self.tokenise(document, add_special=False, parse_special=False) + ends
+        return [t for t in tokens if t >= 0]
+
+    def can_parse(self, gbnf: str) -> bool:
+        """Say whether llama.cpp can read a grammar."""
+        sampler = llama_cpp.llama_sampler_init_grammar(self._vocab, gbnf.encode(), b"root")
+        if sampler:
+            llama_cpp.llama_sampler_free(sampler)
+        return bool(sampler)
+
     def close(self) -> None:
         """Free the model."""
         llama_cpp.llama_model_free(self._model)
@@ -210,6 +250,16 @@ class LlamaVocabulary:
         buffer = ctypes.create_string_buffer(1024)
         length = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
         return buffer.value.decode(errors="replace") if length >= 0 else None
+
+    def _capabilities(self, arch: str) -> list[str]:
+        """Tell from how the file pools, or that its attention looks ahead, what it was trained for."""
+        pooling = self._meta(f"{arch}.pooling_type")
+        if pooling == str(llama_cpp.LLAMA_POOLING_TYPE_RANK):
+            return ["rerank"]
+        is_pooled = pooling not in (None, str(llama_cpp.LLAMA_POOLING_TYPE_NONE))
+        if is_pooled or self._meta(f"{arch}.attention.causal") == "false":
+            return ["embeddings"]
+        return ["chat", "completion"]
 
     def _fingerprint(self) -> str:
         """Return an identity of the token texts: streams can resume by ids only between equal ones."""

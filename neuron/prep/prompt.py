@@ -2,8 +2,14 @@
 
 from collections.abc import Iterable
 
+from msgspec import structs
+
 from common.errors import Code, RequestError
-from common.messages import Chat, Job, Prepared, Text, TokenIds
+from common.formats.family import Family
+from common.formats.reasoning import is_opened_by
+from common.messages import Chat, Embed, Job, Prepared, Rendered, RenderedItem, Rerank, Text, TokenIds
+from neuron.prep.constraint import resolve
+from neuron.prep.embeddings import check_kind, prepare_texts
 from neuron.prep.template import ChatTemplate
 from neuron.prep.vocabulary import Vocabulary
 
@@ -11,46 +17,119 @@ STOPS = 16
 STOP_CHARACTERS = 256
 LONG_TOKEN = 16
 """Characters. Ordinary text has about four a token."""
+COUNTED_CHARACTERS = 1 << 22
+"""Of a prompt that is only counted; a few seconds' work."""
 MERGES = 64
 """Tokens by which the last ones of a cut text may differ from those of the whole."""
 
 
-def prepare(job: Job, vocabulary: Vocabulary, template: ChatTemplate | RequestError, context: int) -> Prepared:
-    """Return the job's prompt as tokens; `context` is what one request may use, answer and resume tokens included.
+def prepare(
+    job: Job, vocabulary: Vocabulary, template: ChatTemplate | RequestError, context: int
+) -> Prepared | Rendered:
+    """Return the job's prompt as tokens, or the prompt itself where that is the answer.
 
+    `context` is what one request may use, answer and resume tokens included.
     A template that does not compile is the reason why; it fails chats only. Raises RequestError.
     """
     _check_sampling(job, vocabulary)
+    check_kind(job, vocabulary.facts)
+    if isinstance(job.input, Embed | Rerank):
+        return prepare_texts(job, job.input, vocabulary, context)
+    if job.answer == "prompt":
+        return _render_only(job, vocabulary, template)
     field = "messages" if isinstance(job.input, Chat) else "prompt"
-    tokens = _tokens(job, vocabulary, template, context)
+    is_text = not isinstance(job.input, TokenIds)
+    text, add_special = _text(job, template, vocabulary) if is_text else ("", False)
+    tokens = _tokens(job, vocabulary, text, context, field, add_special=add_special)
     if not tokens:
         raise RequestError(Code.INVALID_VALUE, "the prompt is empty; it needs at least one token", param=field)
     if len(tokens) >= context:
         raise _too_long(f"{len(tokens)}", context, field)
     room = context - len(tokens)
-    return Prepared(
+    prepared = Prepared(
         job=job.id,
         attempt=job.attempt,
         tokens=tokens,
+        resume_tokens=_resume_tokens(job, vocabulary),
+        constraint=resolve(job, vocabulary),
         max_tokens=room if job.max_tokens is None else min(job.max_tokens, room),
         vocab_fingerprint=vocabulary.facts.vocab_fingerprint,
-        format=vocabulary.facts.format,
+    )
+    if isinstance(job.input, Chat) and isinstance(template, ChatTemplate):
+        return _with_format(prepared, job.input, vocabulary, template.family, text)
+    return prepared
+
+
+def _with_format(prepared: Prepared, chat: Chat, vocabulary: Vocabulary, family: Family, prompt: str) -> Prepared:
+    """Say how the answer is to be read."""
+    if not chat.tools and family.parser(None, is_open=False) is None:
+        return prepared
+    alone = [vocabulary.tokenise(m, add_special=False, parse_special=True) for m in family.markers()]
+    thinking_open = family.reasoning is not None and is_opened_by(prompt, family.reasoning)
+    constraint = prepared.constraint
+    if thinking_open and family.reasoning is not None and constraint is not None and not constraint.triggers:
+        # Thoughts are free; the answer after them is what was asked for.
+        constraint = structs.replace(constraint, triggers=[family.reasoning.end])
+    return structs.replace(
+        prepared,
+        constraint=constraint,
+        format=family.name,
+        thinking_open=thinking_open,
+        shown=sorted({ids[0] for ids in alone if len(ids) == 1}),
     )
 
 
-def _tokens(job: Job, vocabulary: Vocabulary, template: ChatTemplate | RequestError, context: int) -> list[int]:
+def _resume_tokens(job: Job, vocabulary: Vocabulary) -> list[int]:
+    """Return what earlier attempts delivered; other ids for the same text where a neuron with another file goes on."""
+    if job.resume_vocabulary != vocabulary.facts.vocab_fingerprint:
+        return vocabulary.tokenise(job.resume_text, add_special=False, parse_special=True) if job.resume_text else []
+    _check_ids(job.resume_tokens, vocabulary, "resume_tokens")
+    return job.resume_tokens
+
+
+def _render_only(job: Job, vocabulary: Vocabulary, template: ChatTemplate | RequestError) -> Rendered:
+    if isinstance(job.input, TokenIds):
+        _check_ids(job.input.ids, vocabulary, "tokens")
+        tokens, text = job.input.ids, vocabulary.text(job.input.ids).decode(errors="replace")
+    else:
+        text, add_special = _text(job, template, vocabulary)
+        if len(text) > COUNTED_CHARACTERS:
+            raise RequestError(
+                Code.CONTEXT_LENGTH_EXCEEDED, f"a text of more than {COUNTED_CHARACTERS} characters is not counted"
+            )
+        parse_special = not isinstance(job.input, Text) or job.input.parse_special
+        tokens = vocabulary.tokenise(text, add_special=add_special, parse_special=parse_special)
+    item = RenderedItem(
+        job=job.id,
+        attempt=job.attempt,
+        text=text,
+        tokens=tokens,
+        template="" if isinstance(template, RequestError) else template.source,
+        bos=vocabulary.bos_text,
+        eos=vocabulary.eos_text,
+    )
+    return Rendered(items=[item])
+
+
+def _text(job: Job, template: ChatTemplate | RequestError, vocabulary: Vocabulary) -> tuple[str, bool]:
+    """Return the prompt as text, and whether the tokenizer is to add BOS. Not for token ids."""
     match job.input:
-        case Chat(messages=messages, template_kwargs=arguments):
+        case Chat(messages=messages, template_kwargs=arguments, tools=tools):
             if isinstance(template, RequestError):
                 raise template
-            text, field = template.render(messages, arguments), "messages"
+            text = template.render(messages, arguments, tools)
             # A template that writes BOS itself would get a second one from the tokenizer.
-            add_special = not (vocabulary.bos_text and text.startswith(vocabulary.bos_text))
-        case Text(text=text):
-            field, add_special = "prompt", True
-        case TokenIds(ids=ids):
-            _check_ids(ids, vocabulary, "prompt")
-            return ids
+            return text, not (vocabulary.bos_text and text.startswith(vocabulary.bos_text))
+        case Text(text=text, add_special=add_special):
+            return text, add_special
+        case _:
+            raise AssertionError("token ids have no text")
+
+
+def _tokens(job: Job, vocabulary: Vocabulary, text: str, context: int, field: str, *, add_special: bool) -> list[int]:
+    if isinstance(job.input, TokenIds):
+        _check_ids(job.input.ids, vocabulary, "prompt")
+        return job.input.ids
     head = text[: context * LONG_TOKEN]
     if len(head) < len(text):
         # A text far beyond the context would keep everybody waiting (a second for each megabyte) for its exact count.
@@ -72,7 +151,6 @@ def _too_long(count: str, context: int, field: str) -> RequestError:
 def _check_sampling(job: Job, vocabulary: Vocabulary) -> None:
     sampling = job.sampling
     _check_ids(sampling.logit_bias, vocabulary, "logit_bias")
-    _check_ids(job.resume_tokens, vocabulary, "resume_tokens")
     if len(sampling.stop) > STOPS:
         raise _refusal(f"{len(sampling.stop)} stop strings are more than {STOPS}", "stop")
     if any(not 1 <= len(stop) <= STOP_CHARACTERS for stop in sampling.stop):

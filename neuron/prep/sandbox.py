@@ -66,17 +66,18 @@ class Environment(ImmutableSandboxedEnvironment):
 
 
 @contextmanager
-def limited() -> Iterator[None]:
-    """Raise TimeoutError after CPU_S in this, the main, thread, and MemoryError beyond MEMORY_MB."""
+def limited(cpu_s: float | None = None) -> Iterator[None]:
+    """Raise TimeoutError after `cpu_s`, by default CPU_S, in this, the main, thread; MemoryError beyond MEMORY_MB."""
+    limit_s = CPU_S if cpu_s is None else cpu_s
 
     def expire(number: int, frame: object) -> NoReturn:
-        raise TimeoutError(f"it took longer than {CPU_S:g} s")
+        raise TimeoutError(f"it took longer than {limit_s:g} s")
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     ceiling = _data_bytes() + MEMORY_MB * 2**20
     before = signal.signal(signal.SIGPROF, expire)
     # Processor time, so that a process that was stopped for a while blames nobody.
-    signal.setitimer(signal.ITIMER_PROF, CPU_S)
+    signal.setitimer(signal.ITIMER_PROF, limit_s)
     resource.setrlimit(resource.RLIMIT_DATA, (ceiling if hard == resource.RLIM_INFINITY else min(ceiling, hard), hard))
     try:
         yield

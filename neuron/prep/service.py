@@ -6,10 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-import zmq
+from msgspec import structs
 
 from common.codec import decode_to_prep, encode
 from common.errors import Code, ProtocolError, RequestError
+from common.frames import FrameSocket
 from common.log import fields
 from common.messages import (
     Failed,
@@ -19,6 +20,7 @@ from common.messages import (
     Inspected,
     InspectFailed,
     Job,
+    ModelFacts,
     Prepare,
     PrepHello,
     ToPrep,
@@ -58,8 +60,8 @@ class Service:
 
     def _inspect(self, model: str, path: str) -> Inspected | InspectFailed:
         try:
-            vocabulary, _ = self._open(path)
-            return Inspected(model=model, facts=vocabulary.facts)
+            vocabulary, template = self._open(path)
+            return Inspected(model=model, facts=_describe(vocabulary, template))
         except (UnusableFile, OSError) as error:
             return InspectFailed(model=model, message=_words(error, path))
         except Exception as error:
@@ -102,25 +104,33 @@ class Service:
         return opened
 
 
+def _describe(vocabulary: Vocabulary, template: ChatTemplate | RequestError) -> ModelFacts:
+    """Add what the chat template tells to the facts of the header."""
+    facts = vocabulary.facts
+    if isinstance(template, RequestError) or "chat" not in facts.capabilities:
+        return facts
+    more = ["tools", "reasoning"] if template.family.has_reasoning else ["tools"]
+    return structs.replace(facts, capabilities=[*facts.capabilities, *more], format=template.family.name)
+
+
 def _words(error: Exception, path: str) -> str:
     reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
     return f"{Path(path).name}: {reason}"
 
 
-def serve(
-    socket: "zmq.Socket[bytes]", incarnation: str, build: str, open_vocabulary: Callable[[str], Vocabulary]
-) -> None:
-    """Answer messages until Stop."""
+def serve(line: FrameSocket, incarnation: str, build: str, open_vocabulary: Callable[[str], Vocabulary]) -> None:
+    """Answer messages until Stop. Raises EOFError if the supervisor is gone."""
     service = Service(open_vocabulary)
-    socket.send(encode(PrepHello(pid=os.getpid(), incarnation=incarnation, build=build)))
+    line.send([encode(PrepHello(pid=os.getpid(), incarnation=incarnation, build=build))])
     while True:
-        try:
-            message = decode_to_prep(socket.recv())
-        except ProtocolError as error:
-            log.warning("undecodable frame from the supervisor: %s", error)
-            continue
-        answer = service.answer(message)
-        if answer is None:
-            service.close()
-            return
-        socket.send(encode(answer))
+        for parts in line.receive():
+            try:
+                message = decode_to_prep(b"".join(parts))
+            except ProtocolError as error:
+                log.error("undecodable message from the supervisor: %s", error)
+                continue
+            answer = service.answer(message)
+            if answer is None:
+                service.close()
+                return
+            line.send([encode(answer)])

@@ -6,6 +6,8 @@ from jinja2 import Template
 from jinja2.exceptions import SecurityError
 
 from common.errors import Code, RequestError
+from common.formats.family import SYNTAXES, Family, detect
+from neuron.prep.conversation import Abilities, Message, shape
 from neuron.prep.sandbox import MEMORY_MB, Environment, limited
 
 CHATML = (
@@ -16,50 +18,105 @@ CHATML = (
 RESERVED = frozenset({"messages", "tools"})
 """What the request has fields for."""
 
+_NEEDLE = "needle_in_the_prompt"
+_ASKING_S = 1.0
+"""Processor time for one question; after the first that takes longer no more are asked."""
+_VALUE = "needle_in_the_arguments"
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": _NEEDLE,
+        "description": "A question to the template.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "string", "description": "a"}}, "required": []},
+    },
+}
+_QUESTION: Message = {"role": "user", "content": "?"}
+
 
 class ChatTemplate:
     """A compiled template."""
 
     def __init__(self, source: str | None, *, bos: str, eos: str) -> None:
         """Raises RequestError(template_failed) for a template that does not compile."""
+        self.source = source or CHATML
         self._special = {"bos_token": bos, "eos_token": eos}
         try:
             with limited():  # constants are computed here already
-                self._template: Template = Environment().from_string(source or CHATML)
+                self._template: Template = Environment().from_string(self.source)
         except Exception as error:  # it is a stranger's program: whatever it raises is its failure, not ours
-            raise _failure(error) from None
+            raise _failure(error, "messages") from None
+        self._is_endless = False
+        family = detect(self.source)
+        self.abilities = self._ask_abilities()
+        self.family = family if self.abilities.tools else Family(family.reasoning, SYNTAXES["hermes"])
+        """How answers are written; calls in the form that tools are announced in, where the template has none."""
 
-    def render(self, messages: list[dict[str, Any]], arguments: dict[str, Any]) -> str:
-        """Return the prompt. Raises RequestError: template_failed with the template's own words, invalid_value.
-
-        Content that is a list of text parts becomes their concatenation, since most templates only know text; nothing
-        is put between them. No content is empty text.
-        """
+    def render(self, messages: list[Message], arguments: dict[str, Any], tools: list[dict[str, Any]]) -> str:
+        """Return the prompt. Raises RequestError: template_failed with the template's own words, invalid_value."""
         for name in sorted(RESERVED & set(arguments)):
             raise RequestError(
                 Code.INVALID_VALUE,
                 f"chat_template_kwargs: '{name}' is given by the request itself",
                 param="chat_template_kwargs",
             )
-        plain = [{**m, "content": _as_text(m.get("content"))} for m in messages]
-        defaults = {"tools": None, "add_generation_prompt": True, **self._special}
+        shaped = shape(messages, tools, self.abilities)
+        given = (tools or None) if self.abilities.tools else None
         try:
-            with limited():
-                text = self._template.render({**defaults, **arguments, "messages": plain})
-                text.encode()  # an escape in a template can make half a surrogate pair, which is no text
-                return text
+            return self._render(shaped, given, arguments)
         except Exception as error:  # as above
-            raise _failure(error) from None
+            raise _failure(error, "tools" if tools else "messages") from None
+
+    def _render(
+        self,
+        messages: list[Message],
+        tools: list[dict[str, Any]] | None,
+        arguments: dict[str, Any],
+        cpu_s: float | None = None,
+    ) -> str:
+        defaults = {"add_generation_prompt": True, **self._special}
+        with limited(cpu_s):
+            text = self._template.render({**defaults, **arguments, "messages": messages, "tools": tools})
+            text.encode()  # an escape in a template can make half a surrogate pair, which is no text
+            return text
+
+    def _ask_abilities(self) -> Abilities:
+        """Find out what the template shows, by rendering conversations that contain something to look for."""
+        tools = self._try([_QUESTION], [_TOOL])
+        as_object = self._try(_called({"key": _VALUE}), [_TOOL])
+        as_text = self._try(_called(f'{{"key": "{_VALUE}"}}'), [_TOOL])
+        # Put into text as it is, an object would look like Python.
+        is_shown = as_object is not None and _VALUE in as_object and f"'{_VALUE}'" not in as_object
+        return Abilities(
+            tools="tools" in self.source if tools is None else _NEEDLE in tools,
+            object_arguments=is_shown or as_text is None or _VALUE not in as_text,
+            system=_NEEDLE in (self._try([{"role": "system", "content": _NEEDLE}, _QUESTION], None) or ""),
+            thinking="reasoning_content" not in self.source
+            and any(t in self.source for t in (".thinking", "['thinking']", '["thinking"]')),
+        )
+
+    def _try(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> str | None:
+        if self._is_endless:
+            return None
+        try:
+            return self._render(messages, tools, {}, cpu_s=_ASKING_S)
+        except (TimeoutError, MemoryError):
+            self._is_endless = True
+            return None
+        except Exception:  # the template's answer is no
+            return None
 
 
-def _as_text(content: Any) -> Any:
-    if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
-        return "".join(str(p.get("text", "")) for p in content)
-    return "" if content is None else content
+def _called(arguments: Any) -> list[Message]:
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": _NEEDLE, "arguments": arguments}}
+    return [
+        _QUESTION,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "abcdefghi", "name": _NEEDLE, "content": "!"},
+    ]
 
 
-def _failure(error: Exception) -> RequestError:
+def _failure(error: Exception, param: str) -> RequestError:
     kind = "is not allowed to do that" if isinstance(error, SecurityError) else "failed"
     words = f"it needs more than {MEMORY_MB} MiB" if isinstance(error, MemoryError) else str(error)
     text = f"the model's chat template {kind}: {words or type(error).__name__}"
-    return RequestError(Code.TEMPLATE_FAILED, text, param="messages")
+    return RequestError(Code.TEMPLATE_FAILED, text, param=param)

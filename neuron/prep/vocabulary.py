@@ -1,5 +1,6 @@
 """What prep needs of a model: its header's facts, its template, its tokens. No weights, no device."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from common.errors import HelexaError
@@ -26,6 +27,15 @@ class Vocabulary(Protocol):
 
     def tokenise(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Return token ids. `add_special` adds BOS as the model wants it; `parse_special` reads control tokens."""
+
+    def text(self, tokens: Sequence[int]) -> bytes:
+        """Return the text of tokens, control tokens included."""
+
+    def pair(self, query: str, document: str) -> list[int]:
+        """Return a query and a document as a model that scores them wants them."""
+
+    def can_parse(self, gbnf: str) -> bool:
+        """Say whether the engine can read a grammar, which has been linted."""
 
     def close(self) -> None:
         """Free it."""

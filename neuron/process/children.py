@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,6 @@ class _Running:
     pidfd: int
     lifeline: int
     """Write end; nothing is ever written, its closing ends the child."""
-    output: int | None
 
 
 class Children:
@@ -29,21 +29,21 @@ class Children:
     Watched by pidfd: uvloop refuses a SIGCHLD handler, and a pidfd cannot be confused with a recycled pid.
     """
 
-    def __init__(self, exited: Callable[[str, str, bool], None], said: Callable[[str, bytes], None]) -> None:
-        """`exited(incarnation, cause, by_signal)`; `said(incarnation, line)` for children with their output read."""
+    def __init__(self, exited: Callable[[str, str, bool], None]) -> None:
+        """`exited(incarnation, cause, by_signal)`."""
         self._loop = asyncio.get_running_loop()
         self._exited = exited
-        self._said = said
         self._running: dict[str, _Running] = {}
 
     def spawn(
-        self, incarnation: str, module: str, arguments: list[str], environment: dict[str, str], *, read_output: bool
-    ) -> int:
-        """Start `python -m module`, its own process group, and return its pid. Raises OSError.
+        self, incarnation: str, module: str, arguments: list[str], environment: dict[str, str]
+    ) -> tuple[int, socket.socket]:
+        """Start `python -m module`, its own process group; return its pid and our end of its line. Raises OSError.
 
         The name stays in the command line, so that `ps` tells what a process is.
         """
         hold, lifeline = os.pipe()
+        ours, theirs = socket.socketpair()
         try:
             process = subprocess.Popen(
                 [
@@ -52,31 +52,29 @@ class Children:
                     module,
                     "--lifeline",
                     str(hold),
+                    "--line",
+                    str(theirs.fileno()),
                     "--supervisor-pid",
                     str(os.getpid()),
                     *arguments,
                 ],
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if read_output else subprocess.DEVNULL,
-                pass_fds=(hold,),
+                stdout=subprocess.DEVNULL,
+                pass_fds=(hold, theirs.fileno()),
                 start_new_session=True,
             )
         except OSError:
             os.close(lifeline)
+            ours.close()
             raise
         finally:
             os.close(hold)
-        output = None
-        if process.stdout is not None:
-            output = os.dup(process.stdout.fileno())
-            process.stdout.close()
-            os.set_blocking(output, False)
-            self._loop.add_reader(output, self._read, incarnation, bytearray())
-        running = _Running(process, os.pidfd_open(process.pid), lifeline, output)
+            theirs.close()
+        running = _Running(process, os.pidfd_open(process.pid), lifeline)
         self._running[incarnation] = running
         self._loop.add_reader(running.pidfd, self._reap, incarnation)
-        return process.pid
+        return process.pid, ours
 
     def kill(self, incarnation: str, *, hard: bool) -> None:
         """Send SIGTERM to a child, or SIGKILL to its whole group; nothing happens if it is gone."""
@@ -95,28 +93,9 @@ class Children:
             # Grandchildren must not keep the device or a pipe. Until the wait the group's id is not reused.
             os.killpg(running.process.pid, signal.SIGKILL)
         status = running.process.wait()
-        if running.output is not None:
-            self._loop.remove_reader(running.output)
-            os.close(running.output)
         os.close(running.pidfd)
         os.close(running.lifeline)
         if status < 0:
             self._exited(incarnation, f"signal {signal.Signals(-status).name}", True)
         else:
             self._exited(incarnation, f"status {status}", False)
-
-    def _read(self, incarnation: str, rest: bytearray) -> None:
-        output = self._running[incarnation].output
-        assert output is not None
-        try:
-            data = os.read(output, 65536)
-        except BlockingIOError:
-            return
-        if not data:
-            self._loop.remove_reader(output)
-            return
-        rest += data
-        *lines, tail = bytes(rest).split(b"\n")
-        rest[:] = tail
-        for line in lines:
-            self._said(incarnation, line)

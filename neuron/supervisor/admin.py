@@ -24,13 +24,17 @@ from common.messages import (
     MemoryView,
     Models,
     ModelsReply,
+    Pause,
+    Pin,
     Refused,
     ReportMemory,
     RestartWorker,
+    Resume,
     Status,
     StatusReply,
     Undrain,
     Unload,
+    Unpin,
     Version,
     VersionReply,
     WorkerMemory,
@@ -39,6 +43,7 @@ from neuron.broker.claims import Claims
 from neuron.supervisor import report
 from neuron.supervisor.child import Happening
 from neuron.supervisor.host import Host
+from neuron.supervisor.inspection import Inspection
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.states import State
 
@@ -46,8 +51,8 @@ GATHER_S = 2.0
 """Workers that do not answer a question within this time are left out of the reply."""
 
 AdminRequest = (
-    Claim | Status | Discover | Health | Models | Version | Load | Unload | ClearCache | Memory | Drain | Undrain
-    | RestartWorker
+    Claim | Status | Discover | Health | Models | Version | Load | Unload | Pin | Unpin | ClearCache | Memory
+    | Drain | Undrain | Pause | Resume | RestartWorker
 )  # fmt: skip
 
 
@@ -66,8 +71,9 @@ class _Question:
 class Admin:
     """Answers admin requests. Drains and unloads are begun here and settled by the machine when jobs have ended."""
 
-    def __init__(self, host: Host, placement: Placement) -> None:
+    def __init__(self, host: Host, inspection: Inspection, placement: Placement) -> None:
         self._host = host
+        self._inspection = inspection
         self._placement = placement
         self.claims = Claims()
         self._questions: dict[str, _Question] = {}
@@ -96,12 +102,14 @@ class Admin:
                 host.tell(peer, VersionReply(request=message.request, version=__version__, protocol=PROTOCOL_VERSION,
                                              build=report.build(host)))  # fmt: skip
             case Claim():
-                choice = self.claims.record(message.model, message.choice, host.now)
+                choice = self.claims.record(message.model, message.choice, message.refused, host.now)
                 host.tell(peer, Claimed(request=message.request, model=message.model, choice=choice))
             case Load():
                 self._load(peer, message)
             case Unload():
                 self._unload(peer, message)
+            case Pin() | Unpin():
+                self._pin(peer, message)
             case Memory():
                 self._ask(peer, message.request, None)
             case ClearCache():
@@ -110,6 +118,10 @@ class Admin:
                 return self._drain(peer, message)
             case Undrain():
                 return self._undrain(peer, message)
+            case Pause():
+                return self._pause(peer, message)
+            case Resume():
+                return self._resume(peer, message)
             case RestartWorker():
                 return self._restart(peer, message)
         return []
@@ -144,7 +156,7 @@ class Admin:
         host = self._host
         name = host.aliases.get(message.model, message.model)
         if message.profile is not None:
-            model = self._placement.adopt(message.profile, own=False)
+            model = self._inspection.adopt(message.profile, own=False)
         elif name in host.models:
             model = host.models[name]
         else:
@@ -154,7 +166,7 @@ class Admin:
         if model.draining:
             self._refuse(peer, message.request, Code.MODEL_UNLOADED, f"model '{model.id}' is being drained; undrain it")
             return
-        self._placement.load(model, message.device, peer, message.request)
+        self._placement.load(model, message, peer)
 
     def _unload(self, peer: str, message: Unload) -> None:
         host = self._host
@@ -163,6 +175,17 @@ class Admin:
             self._refuse(peer, message.request, Code.MODEL_NOT_FOUND, f"no model '{message.model}' here")
             return
         self._retire(model.id, message.device, peer, message.request)
+
+    def _pin(self, peer: str, message: Pin | Unpin) -> None:
+        host = self._host
+        model = host.models.get(host.aliases.get(message.model, message.model))
+        if model is None:
+            self._refuse(peer, message.request, Code.MODEL_NOT_FOUND, f"no model '{message.model}' here")
+            return
+        model.pinned = isinstance(message, Pin)
+        host.is_dirty = True
+        text = "is never unloaded to make room" if model.pinned else "may be unloaded to make room"
+        host.tell(peer, Done(request=message.request, text=f"{model.id} {text}"))
 
     def _retire(self, model_id: str, device: str | None, peer: str, request: str) -> None:
         """Mark replicas as leaving; the request is answered when the first of them is gone, which is the last asked."""
@@ -174,7 +197,7 @@ class Admin:
             host.tell(peer, Done(request=request, text=f"{model_id} is not loaded{where}"))
             return
         for replica in targets:
-            replica.leaving = True
+            replica.leaving, replica.makes_room_for = True, None
         targets[-1].waiters.append((peer, request))
         if all(r.leaving for r in model.replicas.values()):
             model.unload_barrier = host.jobs.last_serial
@@ -254,28 +277,59 @@ class Admin:
             host.models[host.aliases.get(message.target, message.target)].draining = False
         else:
             assert message.target is not None
-            host.draining_devices.discard(message.target)
+            self._take_back(message.target)
             return [(message.target, "undrain")]
         return []
+
+    def _take_back(self, device: str) -> None:
+        host = self._host
+        host.draining_devices.discard(device)
+        host.paused.pop(device, None)
+        host.is_dirty = True
+
+    def _pause(self, peer: str, message: Pause) -> list[tuple[str, Happening]]:
+        host, device = self._host, message.device
+        if not self._is_served(peer, message.request, device):
+            return []
+        host.pause(device, message.for_s)
+        self.device_drains.setdefault(device, []).append((peer, message.request))
+        host.say("info", "pausing device", device=device, for_s=message.for_s)
+        return [(device, "drain")]
+
+    def _resume(self, peer: str, message: Resume) -> list[tuple[str, Happening]]:
+        if not self._is_served(peer, message.request, message.device):
+            return []
+        was_paused = message.device in self._host.paused
+        text = f"{message.device} takes work again" if was_paused else f"{message.device} is not paused"
+        self._host.tell(peer, Done(request=message.request, text=text))
+        return self.end_pause(message.device)
+
+    def end_pause(self, device: str) -> list[tuple[str, Happening]]:
+        """Take a device back that is paused; return what happens to its worker."""
+        if device not in self._host.paused:
+            return []
+        self._take_back(device)
+        return [(device, "undrain")]
 
     def _is_target_known(self, peer: str, message: Drain | Undrain) -> bool:
         host, target = self._host, message.target
         if message.scope == "model" and host.aliases.get(target or "", target) not in host.models:
             self._refuse(peer, message.request, Code.MODEL_NOT_FOUND, f"no model '{target}' here")
             return False
-        if message.scope == "device" and target not in host.workers:
-            self._refuse(peer, message.request, Code.NOT_FOUND,
-                         f"no served device '{target}' here; there are: {', '.join(host.workers)}")  # fmt: skip
-            return False
-        return True
+        return message.scope != "device" or self._is_served(peer, message.request, target)
+
+    def _is_served(self, peer: str, request: str, device: str | None) -> bool:
+        if device in self._host.workers:
+            return True
+        known = ", ".join(self._host.workers)
+        self._refuse(peer, request, Code.NOT_FOUND, f"no served device '{device}' here; there are: {known}")
+        return False
 
     def _restart(self, peer: str, message: RestartWorker) -> list[tuple[str, Happening]]:
         host = self._host
-        if message.device not in host.workers:
-            self._refuse(peer, message.request, Code.NOT_FOUND,
-                         f"no served device '{message.device}' here; there are: {', '.join(host.workers)}")  # fmt: skip
+        if not self._is_served(peer, message.request, message.device):
             return []
         host.problems.pop(message.device, None)
-        host.draining_devices.discard(message.device)
+        self._take_back(message.device)
         self.restarts.setdefault(message.device, []).append((peer, message.request))
         return [(message.device, "restart")]

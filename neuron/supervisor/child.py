@@ -14,7 +14,7 @@ from neuron.supervisor.policy import RestartPolicy
 from neuron.supervisor.states import ALIVE, State
 
 Happening = Literal[
-    "start", "hello", "drain", "undrain", "idle", "stop", "restart", "stalled", "exited", "memory-free", "timer"
+    "start", "hello", "drain", "undrain", "idle", "rest", "stop", "restart", "stalled", "exited", "memory-free", "timer"
 ]
 Outcome = Literal["came-up", "died", "ended", "quarantined"]
 """What the owner must react to: `died` is an exit nobody asked for, `ended` one that was asked for."""
@@ -52,6 +52,8 @@ class Child:
         """Why it does not serve."""
         self.steps = 0
         """Completed by this life, as it says itself."""
+        self.cycles = 0
+        """Models loaded by this life."""
         self.phase = "starting"
         self.seen_at = 0.0
         """Last sign of progress, monotonic seconds."""
@@ -65,6 +67,8 @@ class Child:
         self._wanted = False
         """Whether there shall be a process once the present one is gone."""
         self._asked_to_end = False
+        self._rests = False
+        """Whether it is to be idle once the present process is gone."""
         self._story: deque[str] = deque(maxlen=20)
         self._out: list[Instruction] = []
         self._outcome: Outcome | None = None
@@ -78,6 +82,11 @@ class Child:
     def is_alive(self) -> bool:
         """Whether there is a process."""
         return self.state in ALIVE
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it has no process, or soon none, for want of something to do."""
+        return self._rests and not self._wanted
 
     def handle(self, what: Happening, now: float, *, detail: str = "") -> tuple[list[Instruction], Outcome | None]:
         """Apply what happened; return instructions and what the owner must react to.
@@ -134,7 +143,8 @@ class Child:
         self.state = State.STARTING
         self.incarnation = self._new_incarnation()
         self.pid, self.steps, self.phase, self.seen_at, self.reason = None, 0, "starting", now, None
-        self._wanted, self._asked_to_end = True, False
+        self.cycles = 0
+        self._wanted, self._asked_to_end, self._rests = True, False, False
         self._out += [CancelTimer(self.timer), Spawn(self.role, self.name, self.incarnation)]
 
     def _come_up(self, now: float, detail: str) -> None:
@@ -148,8 +158,12 @@ class Child:
         self.state = State.READY
 
     def _end(self, now: float, detail: str) -> None:
-        self._wanted, self._asked_to_end = False, True
+        self._wanted, self._asked_to_end, self._rests = False, True, False
         self._terminate(now)
+
+    def _end_and_rest(self, now: float, detail: str) -> None:
+        self._end(now, detail)
+        self._rests = True
 
     def _end_and_restart(self, now: float, detail: str) -> None:
         self._asked_to_end = True
@@ -169,7 +183,7 @@ class Child:
 
     def _let_go(self, now: float, detail: str) -> None:
         """Stop wanting a process whose end is under way."""
-        self._wanted, self._asked_to_end = False, True
+        self._wanted, self._asked_to_end, self._rests = False, True, False
 
     def _want_again(self, now: float, detail: str) -> None:
         self._wanted = True
@@ -192,7 +206,7 @@ class Child:
     def _release(self, now: float, detail: str) -> None:
         self._out.append(CancelTimer(self.timer))
         if not self._wanted:
-            self.state, self.reason = State.STOPPED, None
+            self.state, self.reason = (State.IDLE if self._rests else State.STOPPED), None
             return
         delay_s = 0.0 if self._asked_to_end else self._policy.delay_s(self._deaths_in_row)
         if delay_s is None:
@@ -221,7 +235,7 @@ class Child:
         self._spawn(now, detail)
 
     def _stay_down(self, now: float, detail: str) -> None:
-        self.state, self.reason, self._wanted = State.STOPPED, None, False
+        self.state, self.reason, self._wanted, self._rests = State.STOPPED, None, False, False
         self._out.append(CancelTimer(self.timer))
 
     def _ignore(self, now: float, detail: str) -> None:
@@ -236,7 +250,13 @@ class Child:
         (State.STOPPED, "stop"): _ignore,
         (State.STOPPED, "drain"): _ignore,
         (State.STOPPED, "undrain"): _spawn,
+        (State.IDLE, "start"): _spawn,
+        (State.IDLE, "restart"): _spawn,
+        (State.IDLE, "drain"): _stay_down,
+        (State.IDLE, "undrain"): _ignore,
+        (State.IDLE, "stop"): _stay_down,
         (State.STARTING, "hello"): _come_up,
+        (State.STARTING, "start"): _ignore,
         (State.STARTING, "drain"): _end,
         (State.STARTING, "undrain"): _ignore,
         (State.STARTING, "stop"): _end,
@@ -246,6 +266,7 @@ class Child:
         (State.READY, "drain"): _drain,
         (State.READY, "undrain"): _ignore,
         (State.READY, "start"): _ignore,
+        (State.READY, "rest"): _end_and_rest,
         (State.READY, "stop"): _end,
         (State.READY, "restart"): _end_and_restart,
         (State.READY, "stalled"): _kill_stalled,
@@ -262,6 +283,7 @@ class Child:
         (State.KILLING, "drain"): _let_go,
         (State.KILLING, "stop"): _let_go,
         (State.KILLING, "restart"): _want_again,
+        (State.KILLING, "start"): _want_again,
         (State.KILLING, "undrain"): _want_again,
         (State.KILLING, "exited"): _exit,
         (State.RELEASING, "memory-free"): _release,
@@ -269,6 +291,7 @@ class Child:
         (State.RELEASING, "drain"): _let_go,
         (State.RELEASING, "stop"): _let_go,
         (State.RELEASING, "restart"): _want_again,
+        (State.RELEASING, "start"): _want_again,
         (State.RELEASING, "undrain"): _want_again,
         (State.BACKOFF, "timer"): _spawn,
         (State.BACKOFF, "drain"): _stay_down,

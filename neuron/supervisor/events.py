@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from common.messages import FromPrep, FromWorker, ToNeuron
 from neuron.discovery import ProbeReading
+from neuron.models.library import Found
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,13 @@ class SourceResolved:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelsFound:
+    """What lies on the disks of this host, all of it, after each look."""
+
+    models: list[Found]
+
+
+@dataclass(frozen=True, slots=True)
 class TimerFired:
     """A deadline has come."""
 
@@ -96,5 +104,5 @@ class StopAsked:
 
 Event = (
     Started | ChildSpawned | ChildExited | WorkerSaid | PrepSaid | ProbeRead | PeerSaid | PeerLost | SourceResolved
-    | TimerFired | StopAsked
+    | ModelsFound | TimerFired | StopAsked
 )  # fmt: skip

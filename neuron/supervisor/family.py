@@ -6,6 +6,7 @@ from neuron.discovery import ProbeReading, worker_backend_problem
 from neuron.supervisor.admin import Admin
 from neuron.supervisor.child import Child, Happening
 from neuron.supervisor.host import Host
+from neuron.supervisor.inspection import Inspection
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.states import State
 from neuron.supervisor.traffic import Traffic
@@ -18,8 +19,11 @@ BACKEND_RETRIES_S = 120.0
 class Family:
     """Workers, prep and probe."""
 
-    def __init__(self, host: Host, placement: Placement, traffic: Traffic, admin: Admin) -> None:
+    def __init__(
+        self, host: Host, inspection: Inspection, placement: Placement, traffic: Traffic, admin: Admin
+    ) -> None:
         self._host = host
+        self._inspection = inspection
         self._placement = placement
         self._traffic = traffic
         self._admin = admin
@@ -54,7 +58,7 @@ class Family:
             elif child.state in (State.QUARANTINED, State.STOPPED):
                 self._worker_stays_down(child)
         elif child.role == "prep" and outcome == "came-up":
-            self._placement.prep_came_up()
+            self._inspection.prep_came_up()
             self._traffic.prep_came_up()
 
     def _worker_came_up(self, child: Child) -> None:

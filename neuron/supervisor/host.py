@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from common.messages import FromNeuron, ToPrep, ToWorker, WorkerHello
+from common.messages import Eviction, FromNeuron, ToPrep, ToWorker, WorkerHello
 from neuron.broker.jobs import JobBook
+from neuron.broker.pace import Pace
 from neuron.broker.peers import Peers
 from neuron.discovery import Device, ProbeReading
 from neuron.memory.ledger import Ledger
-from neuron.memory.residency import Model
+from neuron.memory.residency import Model, Want
 from neuron.settings import NeuronSettings
 from neuron.supervisor.child import Child
 from neuron.supervisor.instructions import Instruction, Say, SendChild, SendPeer, SetTimer
@@ -33,6 +34,7 @@ class Host:
     models: dict[str, Model] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     jobs: JobBook = field(default_factory=JobBook)
+    pace: Pace = field(default_factory=Pace)
     peers: Peers = field(default_factory=Peers)
     hellos: dict[str, WorkerHello] = field(default_factory=dict)
     """By device: what its present worker reported."""
@@ -40,9 +42,18 @@ class Host:
     """By device: why it is unavailable, and the remedy."""
     parked: dict[str, list[str]] = field(default_factory=dict)
     """By device: models to load again when its worker is back from a drain or a quarantine."""
+    advised: Eviction | None = None
+    """How gateways would have room made; the settings of this host win."""
+    wants: dict[tuple[str, str | None], Want] = field(default_factory=dict)
+    """By (model, device): what waits for room, in the order of asking."""
+    corrections: dict[str, int] = field(default_factory=dict)
+    """By fingerprint and device: measured less estimated memory of the last load, in MiB."""
     leaving: set[str] = field(default_factory=set)
     """Models with replicas that are to be unloaded when idle."""
     draining_devices: set[str] = field(default_factory=set)
+    """Those that are paused included."""
+    paused: dict[str, float | None] = field(default_factory=dict)
+    """By device: when the pause ends, monotonic seconds; None: when an admin ends it."""
     draining: bool = False
     stopping: bool = False
     reading: ProbeReading | None = None
@@ -73,6 +84,14 @@ class Host:
         """Have a timer fire."""
         self.out.append(SetTimer(key, self.now + seconds))
 
+    def pause(self, device: str, for_s: float | None) -> None:
+        """Leave a device alone for so many seconds; None: until an admin ends that. A later pause replaces it."""
+        self.paused[device] = None if for_s is None else self.now + for_s
+        self.draining_devices.add(device)
+        if for_s is not None:
+            self.wake_in(f"pause:{device}", for_s)
+        self.is_dirty = True
+
     def can_serve(self, device: str) -> bool:
         """Say whether models may be placed on the device now, its worker being up or on its way up."""
         worker = self.workers.get(device)
@@ -88,8 +107,13 @@ class Host:
         if device in self.problems:
             return self.problems[device]
         worker = self.workers[device]
+        if worker.state is State.IDLE:
+            return None
         if worker.state is State.QUARANTINED:
             return f"quarantined: {worker.reason}"
+        if device in self.paused:
+            end = self.paused[device]
+            return "paused until it is resumed" if end is None else f"paused for {(end - self.now) / 60:.0f} min"
         if device in self.draining_devices:
             return "draining"
         return worker.reason

@@ -32,6 +32,7 @@ from common.messages import (
     PrepHello,
     Pulse,
     Refused,
+    Rendered,
     Submit,
     ToNeuron,
     Unloaded,
@@ -40,18 +41,22 @@ from common.messages import (
 from common.messages import Started as JobsStarted
 from neuron.discovery import Device, ProbeReading
 from neuron.memory.ledger import Ledger
+from neuron.memory.residency import Model
 from neuron.settings import NeuronSettings
 from neuron.supervisor import events
 from neuron.supervisor.admin import Admin
 from neuron.supervisor.child import Child, UndefinedTransition
 from neuron.supervisor.family import Family
+from neuron.supervisor.finds import Finds
 from neuron.supervisor.host import Host
+from neuron.supervisor.inspection import Inspection
 from neuron.supervisor.instructions import Exit, Instruction, Kill
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.policy import RestartPolicy
 from neuron.supervisor.publisher import Publisher
 from neuron.supervisor.states import State
 from neuron.supervisor.traffic import Traffic
+from neuron.supervisor.upkeep import Upkeep
 
 SWEEP_S = 0.25
 """Between looks at budgets, leases and stalls."""
@@ -100,14 +105,17 @@ class Machine:
             aliases=dict(catalogue.aliases),
             problems={d.uuid: d.unavailable for d in devices if d.unavailable is not None},
         )
-        self._placement = Placement(host)
-        self._traffic = Traffic(host, self._placement)
-        self._admin = Admin(host, self._placement)
+        self._inspection = Inspection(host)
+        self._placement = Placement(host, self._inspection)
+        self._traffic = Traffic(host, self._inspection, self._placement)
+        self._admin = Admin(host, self._inspection, self._placement)
         self._publisher = Publisher(host)
-        self._family = Family(host, self._placement, self._traffic, self._admin)
+        self._family = Family(host, self._inspection, self._placement, self._traffic, self._admin)
+        self._upkeep = Upkeep(host, self._family)
+        self._finds = Finds(host, self._inspection)
         self._strict = strict
         for profile in catalogue.models:
-            self._placement.adopt(profile, own=True)
+            self._inspection.adopt(profile, own=True)
 
     def handle(self, event: events.Event, now: float) -> list[Instruction]:
         """Apply one event at monotonic time `now`; return what is to be done, in order."""
@@ -156,8 +164,10 @@ class Machine:
                 self._forget_peer(peer, why)
             case events.SourceResolved(model_id, path, error):
                 model = host.models[model_id]
-                if self._placement.source_resolved(model, path, error):
-                    self._traffic.inspection_ended(model)
+                if self._inspection.source_resolved(model, path, error):
+                    self._inspection_ended(model)
+            case events.ModelsFound(found):
+                self._finds.update(found)
             case events.TimerFired(key):
                 self._timer_fired(key)
             case events.StopAsked():
@@ -169,11 +179,11 @@ class Machine:
             if child is not host.probe or any(d.kind == "cuda" for d in host.devices.values()):
                 self._family.happen(child, "start")
         for model in host.models.values():
-            self._placement.inspect(model)
+            self._inspection.inspect(model)
         for name in host.settings.preload:
             model_id = host.aliases.get(name, name)
             if model_id in host.models:
-                self._placement.load(host.models[model_id], None)
+                self._placement.load_again(host.models[model_id])
             else:
                 host.say("error", "cannot preload a model without a profile", model=name,
                          known=", ".join(host.models) or "none")  # fmt: skip
@@ -198,12 +208,10 @@ class Machine:
             case Loaded():
                 model = self._placement.loaded(device, message)
                 if model is not None:
-                    self._admin.claims.settle(model.id)
                     self._traffic.dispatch(model)
             case LoadFailed():
                 model = self._placement.load_failed(device, message)
                 if model is not None:
-                    self._admin.claims.settle(model.id)
                     self._traffic.replica_lost(model)
             case Unloaded():
                 model = self._placement.unloaded(device, message.model)
@@ -212,20 +220,27 @@ class Machine:
             case MemoryView() | CacheCleared():
                 self._admin.worker_answered(device, message)
 
+    def _inspection_ended(self, model: Model) -> None:
+        self._placement.inspection_ended(model)
+        self._traffic.inspection_ended(model)
+
     def _prep_said(self, message: FromPrep) -> None:
         host = self.host
         host.prep.note_progress(
-            host.now, steps=host.prep.steps + 1 if isinstance(message, Prepared | Inspected) else None
+            host.now, steps=host.prep.steps + 1 if isinstance(message, Prepared | Rendered | Inspected) else None
         )
         match message:
             case PrepHello():
                 self._family.happen(host.prep, "hello")
             case Inspected() | InspectFailed():
-                model = self._placement.inspected(message)
+                model = self._inspection.inspected(message)
                 if model is not None:
-                    self._traffic.inspection_ended(model)
+                    self._inspection_ended(model)
             case Prepared():
                 self._traffic.prepared(message)
+            case Rendered():
+                for rendered in message.items:
+                    self._traffic.rendered(rendered)
             case Failed():
                 for item in message.items:
                     self._traffic.preparation_failed(item)
@@ -251,6 +266,8 @@ class Machine:
             return
         match message:
             case Submit():
+                if message.profile is not None:
+                    self._inspection.adopt(message.profile, own=False)
                 self._traffic.submit(peer, message.jobs)
             case Abort():
                 self._traffic.abort_keys(peer, message)
@@ -275,13 +292,23 @@ class Machine:
         else:
             if hello.role == "gateway":
                 host.say("info", "gateway connected", name=hello.name, peer=peer[:8])
+                self._note_advice(hello)
             self._publisher.introduce(peer)
             host.peers.greet(peer, hello.role, hello.name, host.now)
+
+    def _note_advice(self, hello: Hello) -> None:
+        host = self.host
+        if hello.eviction is None or hello.eviction == host.advised:
+            return
+        if host.advised is not None:
+            host.say("warning", "gateways disagree on eviction; the last one counts", name=hello.name)
+        host.advised = hello.eviction
 
     def _forget_peer(self, peer: str, why: str) -> None:
         host = self.host
         known = host.peers.forget(peer)
         aborted = self._traffic.abort_gateway(peer)
+        self._placement.wants.peer_lost(peer)
         if known is not None and known.role == "gateway":
             host.say("warning", "gateway lost", name=known.name, peer=peer[:8], why=why, jobs_aborted=aborted)
 
@@ -301,12 +328,21 @@ class Machine:
             self._family.retry_backend(rest)
         elif kind == "question":
             self._admin.question_timed_out(rest)
+        elif kind == "pause":
+            self._pause_ended(rest)
         elif kind == "drained":
             self._end_now("the drain's time is over")
+
+    def _pause_ended(self, device: str) -> None:
+        end = self.host.paused.get(device)
+        if end is not None and end <= self.host.now:
+            for name, what in self._admin.end_pause(device):
+                self._family.happen(self.host.workers[name], what, "the pause is over")
 
     def _sweep(self) -> None:
         host = self.host
         self._traffic.sweep()
+        self._upkeep.sweep()
         for peer in host.peers.silent(host.now):
             self._forget_peer(peer.incarnation, f"silent for {host.now - peer.heard_at:.1f} s")
         for child in self._family.children():
@@ -319,6 +355,9 @@ class Machine:
     def _settle(self) -> None:
         """Finish what waited for the last job: unloads, device drains, the node's drain, the stop."""
         host = self.host
+        for model, (code, text) in self._placement.wants.advance():
+            self._traffic.fail_waiting(model, code, text)
+        self._upkeep.wake()
         for model_id in list(host.leaving):
             self._traffic.settle(host.models[model_id])
         for device in list(host.draining_devices):

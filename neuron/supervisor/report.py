@@ -34,11 +34,18 @@ def device_state(host: Host, uuid: str) -> DeviceState:
         power_w=reading.power_w if reading is not None else None,
         draining=uuid in host.draining_devices,
         worker_pid=worker.pid if worker is not None and worker.is_alive else None,
+        paused_for_s=_paused_for(host, uuid),
         restarts=worker.restarts if worker is not None else 0,
         steps=worker.steps if worker is not None else 0,
+        cycles=worker.cycles if worker is not None else 0,
         phase=worker.phase if worker is not None and worker.is_alive else None,
         backend=hello.backend if hello is not None else None,
     )
+
+
+def _paused_for(host: Host, uuid: str) -> float | None:
+    end = host.paused.get(uuid)
+    return None if end is None else round(max(0.0, end - host.now) / 60) * 60.0
 
 
 def model_state(host: Host, model: Model) -> ModelState:
@@ -52,6 +59,7 @@ def model_state(host: Host, model: Model) -> ModelState:
             progress=r.progress,
             running=r.running,
             load_s=r.load_s,
+            makes_room_for=r.makes_room_for,
         )
         for r in model.replicas.values()
     ]
@@ -70,6 +78,12 @@ def model_state(host: Host, model: Model) -> ModelState:
         draining=model.draining,
         capabilities=model.facts.capabilities if model.facts is not None else [],
         profile=model.fingerprint,
+        pinned=model.pinned,
+        residency_priority=model.profile.residency_priority,
+        waits_for_room=any(w.model == model.id for w in host.wants.values()),
+        service_ms=host.pace.service_ms(model.id),
+        unloaded_because=model.unloaded_because,
+        prefixes=[link for r in model.replicas.values() if r.status == "loaded" for link in r.prefixes.links()],
     )
 
 

@@ -3,6 +3,7 @@
 | state | there is a process | takes work | leaves by |
 |---|---|---|---|
 | STOPPED | no | no | start |
+| IDLE | no: it had no model | yes, a load starts it | start, drain, stop, restart |
 | STARTING | yes, silent so far | no | its hello, its exit, a stall |
 | READY | yes | yes | drain, stop, restart, exit, a stall |
 | DRAINING | yes | no new | undrain, idle, exit, a stall |
@@ -19,6 +20,7 @@ class State(StrEnum):
     """Where a child process is in its life."""
 
     STOPPED = "stopped"
+    IDLE = "idle"
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"

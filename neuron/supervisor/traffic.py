@@ -14,6 +14,8 @@ from common.messages import (
     JobKey,
     Prepare,
     Prepared,
+    Rendered,
+    RenderedItem,
     Run,
     Started,
     StartedItem,
@@ -22,6 +24,7 @@ from common.messages import (
 from neuron.broker.jobs import Entry
 from neuron.memory.residency import Model, Replica
 from neuron.supervisor.host import Host
+from neuron.supervisor.inspection import Inspection
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.states import State
 
@@ -34,11 +37,10 @@ PREP_STALL_S = 10.0
 class Traffic:
     """Moves jobs on, and decides which device runs each."""
 
-    def __init__(self, host: Host, placement: Placement) -> None:
+    def __init__(self, host: Host, inspection: Inspection, placement: Placement) -> None:
         self._host = host
+        self._inspection = inspection
         self._placement = placement
-        self._service_s: dict[str, float] = {}
-        """By model: moving average of the time a job holds its slot."""
 
     def submit(self, peer: str, jobs: list[Job]) -> None:
         """Accept jobs, or refuse each by name."""
@@ -69,9 +71,9 @@ class Traffic:
         queued = host.jobs.waiting(model.id)
         if queued >= host.settings.queue_limit:
             slots = max(1, len(model.replicas)) * model.profile.parallel
-            wait_s = self._service_s.get(model.id, 1.0) * queued / slots
+            wait_ms = host.pace.queue_wait_ms(model.id, queued, slots, is_loaded=model.status == "loaded")
             return _failure(job, Code.BUSY, f"{queued} requests are waiting for model '{model.id}'", retriable=True,
-                            retry_after_ms=max(1000, int(wait_s * 1000)))  # fmt: skip
+                            retry_after_ms=wait_ms)  # fmt: skip
         return None
 
     def _model(self, entry: Entry) -> Model:
@@ -80,18 +82,20 @@ class Traffic:
     def _advance(self, entry: Entry) -> None:
         """Take a waiting job to prep as soon as its model's file has been inspected."""
         model = self._model(entry)
-        if model.fault is not None and not self._placement.is_fault_fresh(model):
-            self._placement.look_again(model)
+        if model.fault is not None and not self._inspection.is_fault_fresh(model):
+            self._inspection.look_again(model)
         if model.fault is not None:
             self.fail(entry, Code.MODEL_LOADING_FAILED, f"model '{model.id}' cannot be loaded: {model.fault}")
         elif model.facts is None:
-            self._placement.inspect(model)
+            self._inspection.inspect(model)
         elif self._host.prep.state is State.READY:
             self._prepare(entry, model)
 
     def _prepare(self, entry: Entry, model: Model) -> None:
         assert model.path is not None
-        if model.plan is None:
+        assert model.facts is not None
+        context = model.facts.context_train if model.plan is None else model.plan.context
+        if model.plan is None and entry.job.answer == "generated":
             self.fail(
                 entry, Code.NO_CAPACITY, f"model '{model.id}' cannot be held here: {model.shortfall}", retriable=True
             )
@@ -100,7 +104,7 @@ class Traffic:
             self._host.prep.note_progress(self._host.now)  # prep was idle: its silence counts from here
         entry.state = "preparing"
         entry.preparations += 1
-        self._host.tell_prep(Prepare(job=entry.job, path=model.path, context=model.plan.context))
+        self._host.tell_prep(Prepare(job=entry.job, path=model.path, context=context))
 
     def inspection_ended(self, model: Model) -> None:
         """Move the jobs on that waited for the model's file."""
@@ -140,11 +144,18 @@ class Traffic:
         self._host.jobs.enqueue(entry)
         model = self._model(entry)
         if not model.is_coming() and model.id not in self._host.leaving:
-            error = self._placement.want(model)
+            error = self._placement.wants.ask(model)
             if error is not None:
                 self.fail(entry, error[0], error[1], retriable=True)
                 return
         self.dispatch(model)
+
+    def rendered(self, item: RenderedItem) -> None:
+        """End a job that only asked for its prompt."""
+        entry = self._preparing(item.job, item.attempt)
+        if entry is not None:
+            self._end(entry)
+            self._host.tell(entry.gateway, Rendered(items=[item]))
 
     def preparation_failed(self, item: FailedItem) -> None:
         """End a job that prep refuses."""
@@ -160,7 +171,7 @@ class Traffic:
         return entry
 
     def dispatch(self, model: Model) -> None:
-        """Give free slots to the queue's first jobs, on the replica with the fewest running."""
+        """Give free slots to the queue's first jobs, where their prefix is, else with the fewest running."""
         host = self._host
         while (entry := host.jobs.head(model.id)) is not None:
             if model.unload_barrier is not None and entry.serial > model.unload_barrier:
@@ -172,30 +183,35 @@ class Traffic:
             ]
             if not free:
                 return
-            self._run(entry, min(free, key=lambda r: r.running))
+            chain = entry.job.prefix_chain
+            self._run(entry, min(free, key=lambda r: (-r.prefixes.match(chain), r.running)))
 
     def _run(self, entry: Entry, replica: Replica) -> None:
         host, prepared = self._host, entry.prepared
         assert prepared is not None
-        room = replica.plan.context - len(prepared.tokens)
+        longest = max(map(len, prepared.texts), default=len(prepared.tokens))
+        room = replica.plan.context - longest + bool(prepared.texts)  # a vector needs no token more
         if room < 1:
             # The model's context was cut to what fits when it was loaded, after this prompt had been checked.
             text = (
                 f"This model's maximum context length is {replica.plan.context} tokens. "
-                f"However, your prompt has {len(prepared.tokens)} tokens."
+                f"However, your prompt has {longest} tokens."
             )
             self.fail(entry, Code.CONTEXT_LENGTH_EXCEEDED, text)
             return
         max_tokens = min(prepared.max_tokens, room)
         host.jobs.run(entry, replica.device, host.now)
         replica.running += 1
+        replica.used_at = host.now
+        replica.prefixes.add(entry.job.prefix_chain)
         host.is_dirty = True
         started = StartedItem(
             job=entry.job.id,
             attempt=entry.job.attempt,
-            prompt_tokens=len(prepared.tokens),
+            prompt_tokens=len(prepared.tokens) + sum(map(len, prepared.texts)),
             max_tokens=max_tokens,
             vocab_fingerprint=prepared.vocab_fingerprint,
+            resumed=len(prepared.resume_tokens),
             format=prepared.format,
             thinking_open=prepared.thinking_open,
         )
@@ -206,9 +222,13 @@ class Traffic:
             model=self._model(entry).id,
             request_id=entry.job.request_id,
             tokens=prepared.tokens,
-            resume_tokens=entry.job.resume_tokens,
+            texts=prepared.texts,
+            resume_tokens=prepared.resume_tokens,
             sampling=entry.job.sampling,
+            constraint=prepared.constraint,
+            logprobs=entry.job.logprobs,
             max_tokens=max_tokens,
+            shown=prepared.shown,
             queue_ms=(host.now - entry.accepted_at) * 1000,
             started=started,
         )
@@ -228,8 +248,7 @@ class Traffic:
                 entry.deadline = None
         else:
             for entry, _ in current:
-                model, held_s = self._model(entry).id, self._host.now - entry.run_at
-                self._service_s[model] = 0.8 * self._service_s.get(model, held_s) + 0.2 * held_s
+                self._host.pace.note_service(self._model(entry).id, self._host.now - entry.run_at)
                 self._end(entry)
         if len(current) == len(message.items):
             self._host.tell(gateway, message)
@@ -246,16 +265,16 @@ class Traffic:
             replica = model.replicas.get(entry.device)
             if replica is not None and replica.running > 0:
                 replica.running -= 1
+                replica.used_at, replica.has_served = host.now, True
             self.dispatch(model)
 
     def fail(
-        self, entry: Entry, code: Code, message: str, *, retriable: bool = False, param: str | None = None
+        self, entry: Entry, code: Code, message: str, *, retriable: bool = False, retry_after_ms: int | None = None
     ) -> None:
         """End a job with an error."""
         self._end(entry)
-        self._host.tell(
-            entry.gateway, Failed(items=[_failure(entry.job, code, message, retriable=retriable, param=param)])
-        )
+        failure = _failure(entry.job, code, message, retriable=retriable, retry_after_ms=retry_after_ms)
+        self._host.tell(entry.gateway, Failed(items=[failure]))
 
     def abort(self, entry: Entry) -> None:
         """End a job nobody waits for, without a word."""
@@ -317,10 +336,18 @@ class Traffic:
             return
         if not self._host.jobs.queue(model.id):
             return
-        error = self._placement.want(model)
+        error = self._placement.wants.ask(model)
         if error is not None:
-            for entry in self._host.jobs.queue(model.id):
-                self.fail(entry, error[0], error[1], retriable=error[0] is not Code.MODEL_LOADING_FAILED)
+            self.fail_waiting(model, *error)
+
+    def fail_waiting(self, model: Model, code: Code, message: str) -> None:
+        """End a model's queued jobs: no replica is coming."""
+        host, retry_after_ms = self._host, None
+        if code is Code.NO_CAPACITY:
+            retry_after_ms = host.pace.room_wait_ms(model.id, [m for m in host.models if host.jobs.running(m)])
+        for entry in host.jobs.queue(model.id):
+            retriable = code is not Code.MODEL_LOADING_FAILED
+            self.fail(entry, code, message, retriable=retriable, retry_after_ms=retry_after_ms)
 
     def sweep(self) -> None:
         """End the jobs whose budget has run out before their first output."""

@@ -9,7 +9,7 @@ import sys
 from typing import cast
 
 from common import log
-from neuron.process.lifeline import attach
+from neuron.process.lifeline import ORPHANED, attach
 from neuron.worker.bus import Bus
 from neuron.worker.engine import DeviceLost, Engine
 from neuron.worker.loop import Loop
@@ -25,7 +25,7 @@ def main() -> None:
     log.setup(f"worker {args.device}", format=args.log_format, level=args.log_level)
     module = "neuron.worker.llama_engine" if args.engine == "llama" else args.engine
     engine = cast(Engine, importlib.import_module(module).create_engine(args.threads, args.kind))
-    bus = Bus(args.connect, args.incarnation)
+    bus = Bus(args.line)
     budget_s = args.step_budget_ms / 1000
     loop = Loop(engine, bus, incarnation=args.incarnation, device=args.device, step_budget_s=budget_s)
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
@@ -35,12 +35,14 @@ def main() -> None:
         logging.getLogger(__name__).critical("the device is lost: %s", error)
         sys.stderr.flush()
         os._exit(DEVICE_LOST)  # freeing what a broken driver holds may hang or abort
+    except EOFError:
+        os._exit(ORPHANED)
     bus.close()
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m neuron.worker", description=__doc__)
-    parser.add_argument("--connect", required=True, help="address of the supervisor")
+    parser.add_argument("--line", type=int, required=True, help="file descriptor of the socket to the supervisor")
     parser.add_argument("--incarnation", required=True)
     parser.add_argument("--device", required=True, help="UUID")
     parser.add_argument("--kind", choices=("cpu", "cuda"), required=True)
@@ -48,7 +50,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--lifeline", type=int, required=True, help="file descriptor of the supervisor's pipe")
     parser.add_argument("--supervisor-pid", type=int, required=True)
     parser.add_argument("--engine", default="llama", help="`llama`, or a module with create_engine")
-    parser.add_argument("--step-budget-ms", type=int, default=250)
+    parser.add_argument("--step-budget-ms", type=int, default=370)
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="text")
     return parser.parse_args()

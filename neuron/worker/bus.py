@@ -1,56 +1,58 @@
-"""The worker's one socket. Used by the loop's thread only; `wake` alone may be called from anywhere."""
+"""The worker's line to the supervisor. Used by the loop's thread only; `wake` alone may be called from anywhere."""
 
 import logging
 import os
-from typing import cast
-
-import zmq
+import select
+import socket
 
 from common.codec import decode_to_worker
 from common.errors import ProtocolError
+from common.frames import FrameSocket
 from common.messages import ToWorker
-from common.sockets import bus_dealer
 
 log = logging.getLogger(__name__)
 
+LINGER_S = 0.2
+"""For the last messages of a worker that ends."""
+
 
 class Bus:
-    """A DEALER to the supervisor, and a way to end a wait for it."""
+    """An inherited socket, and a way to end a wait for it."""
 
-    def __init__(self, address: str, incarnation: str) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = bus_dealer(self._context, address, incarnation)
+    def __init__(self, line: int) -> None:
+        """`line` is the socket's file descriptor."""
+        self._socket = socket.socket(fileno=line)
+        self._socket.setblocking(False)
+        self._line = FrameSocket(self._socket)
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._wakeup, zmq.POLLIN)
+        self._poll = select.poll()
+        self._poll.register(self._wakeup, select.POLLIN)
+        self._poll.register(line, select.POLLIN)
 
     def receive(self) -> list[ToWorker]:
-        """Return the messages that have come, without waiting."""
+        """Return the messages that have come, without waiting. Raises EOFError if the supervisor is gone."""
         messages: list[ToWorker] = []
-        while cast(int, self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            frames = self._socket.recv_multipart(zmq.DONTWAIT)
+        for parts in self._line.receive():
             try:
-                if len(frames) != 1:
-                    raise ProtocolError(f"{len(frames)} frames instead of one")
-                messages.append(decode_to_worker(frames[0]))
+                if len(parts) != 1:
+                    raise ProtocolError(f"{len(parts)} parts instead of one")
+                messages.append(decode_to_worker(parts[0]))
             except ProtocolError as error:
-                log.error("undecodable frame from the supervisor: %s", error)
+                log.error("undecodable message from the supervisor: %s", error)
         return messages
 
     def send(self, gateway: str, kind: bytes, payload: bytes) -> bool:
         """Send to a gateway, or to the supervisor itself (""); False if there is no room now."""
-        try:
-            self._socket.send_multipart([gateway.encode(), kind, payload], zmq.DONTWAIT)
-        except zmq.Again:
-            return False
-        return True
+        return self._line.send([gateway.encode(), kind, payload])
 
     def wait(self, timeout_s: float) -> None:
         """Return when a message is there, someone calls `wake`, or the time is over."""
-        for ready, _ in self._poller.poll(int(timeout_s * 1000)):
+        wants = select.POLLIN | (select.POLLOUT if self._line.has_backlog else 0)
+        self._poll.modify(self._line.fileno(), wants)
+        for ready, _ in self._poll.poll(timeout_s * 1000):
             if ready == self._wakeup:
                 os.eventfd_read(self._wakeup)
+        self._line.flush()
 
     def wake(self) -> None:
         """End a wait, now or the next one."""
@@ -58,6 +60,10 @@ class Bus:
 
     def close(self) -> None:
         """Let the last messages out, then close."""
-        self._socket.close()
-        self._context.term()
+        self._socket.settimeout(LINGER_S)
+        try:
+            self._line.flush()
+        except TimeoutError:
+            log.warning("the supervisor did not take the last messages")
+        self._line.close()
         os.close(self._wakeup)

@@ -1,7 +1,10 @@
 """One task on its way through the engine. Pure."""
 
+import math
+
 from common.messages import JobKey, Task, Timings
 from neuron.worker.engine import Sampler
+from neuron.worker.host_tier import Piece
 from neuron.worker.text import TextStream
 
 
@@ -18,13 +21,20 @@ class Generation:
         "_first_at",
         "_received_at",
         "_resumed_n",
+        "cached_n",
         "is_started",
         "key",
+        "leader",
+        "pieces",
         "position",
         "prompt_n",
         "sampler",
+        "sent_back_at",
         "sequence",
         "serial",
+        "shared_n",
+        "shown",
+        "stops",
         "task",
         "text",
         "tokens",
@@ -40,8 +50,20 @@ class Generation:
         self.position = 0
         self.sequence: int | None = None
         """Number of its sequence while it has a slot."""
+        self.leader: Generation | None = None
+        """Who computes the first `shared_n` tokens for both; until then this one waits."""
+        self.shared_n = 0
+        self.pieces: list[Piece] = []
+        """To be restored from host memory before anything is computed."""
+        self.stops: list[int] = []
+        """Positions at which a chunk of the prompt has to end, because the state there is kept; in order."""
+        self.cached_n = 0
+        """Prompt tokens that did not have to be computed."""
+        self.sent_back_at = -math.inf
+        """When it last lost its cells to others."""
         self.sampler: Sampler | None = None
         self.text = TextStream(task.sampling.stop)
+        self.shown = frozenset(task.shown)
         self.is_started = False
         self._resumed_n = len(task.resume_tokens)
         self._received_at = now
@@ -63,9 +85,25 @@ class Generation:
         """Whether one token is all it needs computed."""
         return len(self.tokens) - self.position == 1
 
+    @property
+    def is_gathering(self) -> bool:
+        """Whether cells that hold its tokens are still on their way."""
+        return self.leader is not None or bool(self.pieces)
+
+    @property
+    def was_sent_back(self) -> bool:
+        """Whether it ever lost its cells to others."""
+        return self.sent_back_at > -math.inf
+
+    @property
+    def next_stop(self) -> int:
+        """Where the next chunk has to end at the latest."""
+        return next((s for s in self.stops if s > self.position), len(self.tokens))
+
     def start(self, sampler: Sampler | None, now: float) -> None:
-        """Note the first admission."""
+        """Note that the first batch is next; what is in cells by now was not computed for this task."""
         self.sampler, self.is_started, self._admitted_at = sampler, True, now
+        self.cached_n = min(self.position, self.prompt_n)
 
     def take(self, token: int, now: float) -> None:
         """Append a sampled token."""
@@ -84,7 +122,8 @@ class Generation:
         first_at = now if self._first_at is None else self._first_at
         return Timings(
             queue_ms=self.task.queue_ms + (self._admitted_at - self._received_at) * 1000,
-            prompt_n=self.prompt_n + self._resumed_n,
+            cache_n=self.cached_n,
+            prompt_n=self.prompt_n + self._resumed_n - self.cached_n,
             prompt_ms=(first_at - self._admitted_at) * 1000,
             predicted_n=self.output_n - self._resumed_n,
             predicted_ms=(now - first_at) * 1000,

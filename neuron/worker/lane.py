@@ -2,6 +2,7 @@
 
 import bisect
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -10,17 +11,21 @@ from msgspec import structs
 
 from common.errors import Code, RequestError
 from common.log import fields
-from common.messages import EndedItem, FailedItem, JobKey, ModelMemory, Task
+from common.messages import EndedItem, FailedItem, JobKey, ModelMemory, Task, TokenLogprob
 from neuron.worker.engine import CHUNK_TOKENS, DecodeResult, DeviceLost, Model
 from neuron.worker.generation import Generation
+from neuron.worker.host_tier import HostTier
+from neuron.worker.kv_pool import KvPool, Saved
 from neuron.worker.outbox import Outbox
 from neuron.worker.planner import Pace, Plan, plan
 from neuron.worker.sampling import stages
-from neuron.worker.slots import Slots
 
 log = logging.getLogger(__name__)
 
 Reason = Literal["stop", "stop_sequence", "length"]
+
+GATHER_S = 0.05
+"""Of restoring from host memory in one step, while others wait for their next token."""
 
 
 class Lane:
@@ -38,12 +43,15 @@ class Lane:
         context: int,
         parallel: int,
         outbox: Outbox,
+        host: HostTier,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
-        self.slots = Slots(parallel, model.kv_tokens)
+        self.kv = KvPool(model, host, parallel=parallel, clock=clock)
+        self.slots = self.kv.slots
         self._name = name
         self._context = context
+        self._host = host
         self._outbox = outbox
         self._clock = clock
         self._pace = Pace()
@@ -79,7 +87,7 @@ class Lane:
         try:
             self._check(task)
             for token in task.resume_tokens:
-                generation.text.push(self.model.piece(token))
+                generation.text.push(self.model.piece(token, is_shown=token in generation.shown))
         except Exception as error:
             self._fail_for(generation, error)
             return
@@ -101,19 +109,15 @@ class Lane:
         for generation in list(self._jobs.values()):
             self._fail(generation, code, message, retriable=True)
 
-    def admit(self) -> None:
-        """Seat who has been waiting longest, as long as there are slots and cells."""
-        while self._waiting:
-            generation = self._waiting[0]
-            if not self.slots.can_hold(generation):
-                self._waiting.pop(0)
-                self._end_for_want_of_cells(generation)
-                continue
-            if not self.slots.can_seat(generation):
-                return
-            self._waiting.pop(0)
-            self.slots.seat(generation)
-            if not generation.is_started:
+    def admit(self, *, is_timed: bool) -> None:
+        """Seat who has been waiting longest, as long as there are slots and cells, and start who has gathered his.
+
+        With `is_timed`, when a client is watching tokens come, gathering from host memory takes a bounded time.
+        """
+        self._seat_waiting()
+        self.kv.gather(GATHER_S if is_timed else math.inf)
+        for generation in list(self.slots.seated):
+            if not generation.is_started and not generation.is_gathering:
                 try:
                     self._start(generation, with_sampler=True)
                 except DeviceLost:
@@ -136,19 +140,32 @@ class Lane:
             raise
         except Exception as error:
             for generation in batch.owners:
+                self.kv.unseat(generation, keep=False)
                 self._fail_for(generation, error)
             return False
         if result is DecodeResult.NO_ROOM:
-            self.slots.note_refusal(sum(len(c.tokens) for c in batch.chunks))
-            self._make_room(batch.owners[-1])
+            if not self.kv.note_refusal(sum(len(c.tokens) for c in batch.chunks)):
+                self._make_room(batch.owners[-1])
             return False
         now = self._clock()
         self._pace.observe(batch, now - began)
         for index, (generation, chunk) in enumerate(zip(batch.owners, batch.chunks, strict=True)):
-            generation.position += len(chunk.tokens)
+            self.kv.advance(generation, len(chunk.tokens))
             if chunk.wants_logits:
                 self._advance(generation, index, now)
         return True
+
+    def tidy(self) -> bool:
+        """Look after idle sequences; True if something was done."""
+        return self.kv.tidy(is_busy=self.is_busy)
+
+    def clear(self) -> int:
+        """Forget idle sequences; return how many."""
+        return self.kv.clear()
+
+    def save_all(self, budget: int) -> list[Saved]:
+        """Return the states of idle sequences, for when the model comes back."""
+        return self.kv.save_all(budget)
 
     def memory(self) -> ModelMemory:
         """Return what the model holds."""
@@ -157,13 +174,15 @@ class Lane:
             weights_mb=self.model.weights_mb,
             kv_mb=self.model.kv_mb,
             kv_tokens=self.model.kv_tokens,
-            kv_used=self.slots.used,
+            kv_used=self.kv.cells.used,
             sequences=len(self.slots.seated),
+            idle=len(self.kv.cache),
+            host_mb=self._host.used_by(self.model.state_key) >> 20,
         )
 
     def check(self) -> None:
         """Assert that books agree."""
-        self.slots.check()
+        self.kv.check()
         assert len(self._jobs) == len(self._waiting) + len(self.slots.seated)
 
     def _check(self, task: Task) -> None:
@@ -177,37 +196,49 @@ class Lane:
             text += f" However, your prompt has {len(task.tokens)} tokens."
             raise RequestError(Code.CONTEXT_LENGTH_EXCEEDED, text)
 
+    def _seat_waiting(self) -> None:
+        while self._waiting:
+            generation = self._waiting[0]
+            if not self.slots.can_hold(generation):
+                self._waiting.pop(0)
+                self._end_for_want_of_cells(generation)
+                continue
+            if not self.kv.seat(generation, self._pace.token_s(0)):
+                return
+            self._waiting.pop(0)
+
     def _start(self, generation: Generation, *, with_sampler: bool) -> None:
         task, sampler = generation.task, None
         if with_sampler:
-            chain = stages(task.sampling, self.model.vocabulary)
-            sampler = self.model.new_sampler(chain, task.tokens, task.resume_tokens)
+            chain = stages(task.sampling, self.model.vocabulary, self._context)
+            sampler = self.model.new_sampler(chain, task.tokens, task.resume_tokens, task.constraint)
         generation.start(sampler, self._clock())
-        self._outbox.started(task.gateway, structs.replace(task.started, cached_tokens=0))
+        self._outbox.started(task.gateway, structs.replace(task.started, cached_tokens=generation.cached_n))
 
     def _plan(self, budget_s: float | None) -> Plan | None:
         """Return the next batch, sending generations back until the decode tokens have cells."""
-        while self.slots.seated:
-            seated = self.slots.seated
+        while ready := [g for g in self.slots.seated if not g.is_gathering]:
             chunk_tokens = CHUNK_TOKENS
-            prompts = [g for g in seated if not g.is_decoding]
+            prompts = [g for g in ready if not g.is_decoding]
+            pending = sum(g.pending for g in prompts)
+            decodes = len(ready) - len(prompts)
             if budget_s is not None and prompts:
-                pending = sum(g.pending for g in prompts)
-                decodes = len(seated) - len(prompts)
-                chunk_tokens = self._pace.chunk(prompts[0].position, pending, budget_s, decodes)
-            batch = plan(seated, self.slots.cells - self.slots.used, chunk_tokens)
+                chunk_tokens = self._pace.chunk(prompts[0].position, budget_s, decodes)
+            self.kv.reclaim(min(CHUNK_TOKENS, decodes + min(pending, chunk_tokens)))
+            batch = plan(ready, self.kv.cells.free, chunk_tokens)
             if batch is not None:
                 return batch
-            self._make_room(seated[-1])
+            self._make_room(ready[-1])
         return None
 
     def _make_room(self, last: Generation) -> None:
         """Send the sequence that is cheapest to redo back to the queue; the last one alone has to end."""
-        victim = self.slots.cheapest_to_redo()
+        victim = self.slots.cheapest_to_redo(self._clock())
         if victim is None:
             self._end_for_want_of_cells(last)
             return
-        self.model.forget(self.slots.unseat(victim))
+        victim.sent_back_at = self._clock()
+        self.kv.unseat(victim, keep=True)
         bisect.insort(self._waiting, victim, key=lambda g: g.serial)
         log.info(
             "out of KV cells: a sequence goes back to the queue",
@@ -221,21 +252,22 @@ class Lane:
                 self._outbox.tokens(generation.task.gateway, generation.key, generation.output_n, text, [])
             self._end(generation, "length")
             return
-        text = f"the prompt has {len(generation.tokens)} tokens; the model's KV memory here holds {self.slots.cells}"
+        text = f"the prompt has {len(generation.tokens)} tokens; the model's KV memory here holds {self.kv.cells.total}"
         self._fail(generation, Code.PROMPT_TOO_LONG_FOR_MEMORY, text)
 
     def _advance(self, generation: Generation, chunk: int, now: float) -> None:
         """Sample the generation's next token; whatever goes wrong is this one's alone."""
         assert generation.sampler is not None
         try:
-            token = generation.sampler.sample(chunk)
-            self._emit(generation, token, now)
+            token, count = generation.sampler.sample(chunk), generation.task.logprobs
+            told = [] if count is None else [self.model.likelihoods(chunk, token, count)]
+            self._emit(generation, token, told, now)
         except DeviceLost:
             raise
         except Exception as error:
             self._fail_for(generation, error)
 
-    def _emit(self, generation: Generation, token: int, now: float) -> None:
+    def _emit(self, generation: Generation, token: int, told: list[TokenLogprob], now: float) -> None:
         task, text = generation.task, generation.text
         if self.model.is_end(token):
             rest = text.finish()
@@ -245,11 +277,11 @@ class Lane:
             return
         at = generation.output_n
         generation.take(token, now)
-        shown = text.push(self.model.piece(token))
+        shown = text.push(self.model.piece(token, is_shown=token in generation.shown))
         is_full = generation.output_n >= task.max_tokens
         if is_full and text.matched is None:
             shown += text.finish()
-        self._outbox.tokens(task.gateway, generation.key, at, shown, [token])
+        self._outbox.tokens(task.gateway, generation.key, at, shown, [token], told)
         if text.matched is not None:
             self._end(generation, "stop_sequence")
         elif is_full:
@@ -267,6 +299,7 @@ class Lane:
                 reason=reason,
                 stop_sequence=generation.text.matched,
                 prompt_tokens=generation.prompt_n,
+                cached_tokens=generation.cached_n,
                 timings=timings,
             ),
         )
@@ -302,7 +335,7 @@ class Lane:
         if self._jobs.pop(generation.task.job, None) is None:
             return
         if generation.sequence is not None:
-            self.model.forget(self.slots.unseat(generation))
+            self.kv.unseat(generation, keep=True)
         elif generation in self._waiting:
             self._waiting.remove(generation)
         generation.close()

@@ -1,4 +1,4 @@
-"""llama.cpp through llama-cpp-python's low-level API; the only file of the worker that imports it.
+"""llama.cpp through llama-cpp-python's low-level API; with llama_sampling all that imports it in the worker.
 
 What is called for every token is bound once and called without wrappers; batch arrays are written in place.
 """
@@ -6,12 +6,14 @@ What is called for every token is bound once and called without wrappers; batch 
 import ctypes
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import llama_cpp
 from llama_cpp._ggml import libggml
 
+from common.messages import Grammar, TokenLogprob
 from neuron.worker import llama_log
 from neuron.worker.engine import (
     CHUNK_TOKENS,
@@ -21,13 +23,31 @@ from neuron.worker.engine import (
     EngineFacts,
     InvalidBatch,
     LoadError,
+    MemoryKind,
 )
-from neuron.worker.sampling import Draw, Greedy, LogitBias, MinP, Penalties, Stage, Temperature, TopK, TopP
+from neuron.worker.llama_embedding import LlamaEmbedder, open_embedder
+from neuron.worker.llama_sampling import (
+    ConstrainedSampler,
+    LlamaSampler,
+    free_sampler,
+    likelihoods,
+    new_chain,
+)
+from neuron.worker.sampling import Stage
 
 ALL_LAYERS = -1
+SCORES_MB = 128
+"""Attention scores that a batch may hold at a time on a CPU."""
+LEAST_ROWS = 16
+"""Of a batch on a CPU, before flash attention is taken to save memory."""
 _GPU_TYPES = (1, 2)
 """ggml_backend_dev_type: GPU, IGPU."""
 _PIECE_BYTES = 256
+MOST_SEQUENCES = 256
+"""LLAMA_MAX_SEQ."""
+LEAST_IDLE = 2
+"""One to continue from, while another one makes room."""
+_WINDOW_ONLY = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
 def create_engine(threads: int, kind: str) -> "LlamaEngine":
@@ -77,20 +97,37 @@ class LlamaEngine:
             devices=[f"{_text(_device_name(g))}: {_text(_device_description(g))}" for g in gpus],
         )
 
-    def load(self, path: str, *, kv_tokens: int, parallel: int, progress: Callable[[float], bool]) -> "LlamaModel":
+    def load(
+        self, path: str, *, kv_tokens: int, parallel: int, idle: int, progress: Callable[[float], bool]
+    ) -> "LlamaModel":
         """Load a GGUF and make its context. Raises LoadError with llama.cpp's own reason."""
-        if not self._is_initialised:
-            llama_cpp.llama_backend_init()
-            self._is_initialised = True
+        most = MOST_SEQUENCES - LEAST_IDLE - 1
+        if parallel > most:
+            raise LoadError(f"parallel: {parallel} is more than llama.cpp can run at once ({most})")
         with llama_log.collect() as lines:
-            model = llama_cpp.llama_model_load_from_file(os.fsencode(path), self._model_params(progress))
-            if not model:
-                raise LoadError(f"{Path(path).name}: {llama_log.decisive(lines) or 'llama.cpp gives no reason'}")
-            context = llama_cpp.llama_init_from_model(model, self._context_params(kv_tokens, parallel))
+            model = self._read(path, progress, lines)
+            kind = _memory_kind(model)
+            sequences = _sequences(kind, parallel, idle)
+            params = self._context_params(model, kv_tokens, sequences)
+            context = llama_cpp.llama_init_from_model(model, params)
             if not context:
                 llama_cpp.llama_model_free(model)
                 raise LoadError(llama_log.decisive(lines) or f"llama.cpp has no room for {kv_tokens} KV cells")
-        return LlamaModel(model, context, parallel, llama_log.buffers_mb(lines))
+        return LlamaModel(model, context, kind, sequences, _state_key(path, params), llama_log.buffers_mb(lines))
+
+    def load_embedder(self, path: str, *, tokens: int, progress: Callable[[float], bool]) -> LlamaEmbedder:
+        """Load a GGUF for vectors or scores. Raises LoadError."""
+        with llama_log.collect() as lines:
+            return open_embedder(self._read(path, progress, lines), tokens, self._threads, self._kind, lines)
+
+    def _read(self, path: str, progress: Callable[[float], bool], lines: list[llama_log.Line]) -> Any:
+        if not self._is_initialised:
+            llama_cpp.llama_backend_init()
+            self._is_initialised = True
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), self._model_params(progress))
+        if not model:
+            raise LoadError(f"{Path(path).name}: {llama_log.decisive(lines) or 'llama.cpp gives no reason'}")
+        return model
 
     def device_memory(self) -> tuple[int, int] | None:
         """Return the GPU's free and total MiB as its driver tells them."""
@@ -119,14 +156,22 @@ class LlamaEngine:
         params.progress_callback = llama_cpp.llama_progress_callback(lambda fraction, _: progress(fraction))
         return params
 
-    def _context_params(self, kv_tokens: int, parallel: int) -> Any:
+    def _context_params(self, model: Any, kv_tokens: int, sequences: int) -> Any:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = kv_tokens
-        params.n_seq_max = params.n_outputs_max = parallel  # one output a sequence; more would only cost memory
+        params.n_seq_max = params.n_outputs_max = sequences  # llama.cpp takes no fewer outputs
         params.n_batch = params.n_ubatch = CHUNK_TOKENS
         params.n_threads = params.n_threads_batch = self._threads
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO
+        if self._kind == "cpu":
+            # Flash attention on a CPU works in tiles of 64 rows: fewer cost twice as much a row, and decode is fewer.
+            # Without it the scores are held, so a batch is computed in pieces that bound them.
+            rows = SCORES_MB * 2**20 // (kv_tokens * 4 * max(1, llama_cpp.llama_model_n_head(model)))
+            if rows >= LEAST_ROWS:
+                params.n_ubatch = min(CHUNK_TOKENS, rows)
+                params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.kv_unified = True
+        params.swa_full = False  # a layer that looks back at a window holds windows, not contexts
         params.no_perf = True
         params.offload_kqv = params.op_offload = self._kind != "cpu"
         return params
@@ -135,9 +180,22 @@ class LlamaEngine:
 class LlamaModel:
     """A model, its context, and one batch that is filled anew for each decode."""
 
-    def __init__(self, model: Any, context: Any, parallel: int, buffers_mb: dict[str, float]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        context: Any,
+        kind: MemoryKind,
+        sequences: int,
+        state_key: str,
+        buffers_mb: dict[str, float],
+    ) -> None:
         self._model = model
         self._context = context
+        self.kind = kind
+        self.sequences = sequences
+        self.state_key = state_key
+        self._window = int(llama_cpp.llama_model_n_swa(model))
+        self._scratch = sequences - 1
         self._memory = llama_cpp.llama_get_memory(context)
         self._vocab = llama_cpp.llama_model_get_vocab(model)
         self.vocabulary = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
@@ -147,21 +205,22 @@ class LlamaModel:
         self.memory_mb = self.weights_mb + self.kv_mb
         self.memory_mb += round(buffers_mb.get("compute", 0.0) + buffers_mb.get("output", 0.0))
         self._pieces: dict[int, bytes] = {}
+        self._shown_piece = partial(self.piece, is_shown=True)
         self._piece_buffer = ctypes.create_string_buffer(_PIECE_BYTES)
         self._rows: list[int] = []
         """By chunk of the last decode: the batch row of its last token."""
-        self._make_batch(parallel)
+        self._make_batch(sequences)
 
-    def _make_batch(self, parallel: int) -> None:
+    def _make_batch(self, sequences: int) -> None:
         rows = CHUNK_TOKENS
         self._tokens: Any = (ctypes.c_int32 * rows)()
         self._positions: Any = (ctypes.c_int32 * rows)()
         self._outputs: Any = (ctypes.c_int8 * rows)()
         counts = (ctypes.c_int32 * rows)(*[1] * rows)
-        ids = (ctypes.c_int32 * parallel)(*range(parallel))
+        ids = (ctypes.c_int32 * sequences)(*range(sequences))
         # Rows point at their sequence's id; as plain addresses, since a ctypes pointer each costs ten times that.
         self._sequences = (ctypes.c_size_t * rows)()
-        self._addresses = [ctypes.addressof(ids) + 4 * i for i in range(parallel)]
+        self._addresses = [ctypes.addressof(ids) + 4 * i for i in range(sequences)]
         self._batch = cast(Any, llama_cpp.llama_batch())
         self._batch.token = ctypes.cast(self._tokens, ctypes.POINTER(ctypes.c_int32))
         self._batch.pos = ctypes.cast(self._positions, ctypes.POINTER(ctypes.c_int32))
@@ -207,82 +266,131 @@ class LlamaModel:
             raise InvalidBatch(f"llama_decode: {reason}")
         raise DeviceLost(f"llama_decode returned {result}: {reason}")
 
-    def new_sampler(self, stages: Sequence[Stage], prompt: list[int], output: list[int]) -> "LlamaSampler":
+    def new_sampler(
+        self, stages: Sequence[Stage], prompt: list[int], output: list[int], constraint: Grammar | None = None
+    ) -> "LlamaSampler":
         """Return a chain of llama.cpp's samplers that has seen the end of the prompt and all of the output."""
-        params = llama_cpp.llama_sampler_chain_default_params()
-        params.no_perf = True
-        chain = llama_cpp.llama_sampler_chain_init(params)
-        for stage in stages:
-            llama_cpp.llama_sampler_chain_add(chain, self._sampler(stage))
-        window = max((s.window for s in stages if isinstance(s, Penalties)), default=0)
-        for token in [*prompt, *output][-window:] if window else []:
-            llama_cpp.llama_sampler_accept(chain, token)
-        return LlamaSampler(chain, self._context, self._rows)
+        chain = new_chain(self._vocab, stages, [*prompt, *output])
+        if constraint is None:
+            return LlamaSampler(chain, self._context, self._rows)
+        try:
+            return ConstrainedSampler(
+                chain,
+                self._context,
+                self._rows,
+                self._vocab,
+                stages,
+                constraint,
+                output,
+                self._shown_piece,
+            )
+        except Exception:
+            free_sampler(chain)
+            raise
 
-    def piece(self, token: int) -> bytes:
-        """Return the token's text; empty for special tokens."""
+    def likelihoods(self, chunk: int, token: int, count: int) -> TokenLogprob:
+        """Return what the model itself thought of the token after a chunk of the last decode, and the likeliest."""
+        return likelihoods(self._context, self._rows[chunk], self.vocabulary, token, count, self._shown_piece)
+
+    def piece(self, token: int, *, is_shown: bool = False) -> bytes:
+        """Return the token's text; empty for control tokens unless `is_shown`."""
+        if is_shown:
+            return self._make_piece(token, is_shown)
         piece = self._pieces.get(token)
         if piece is None:
-            length = llama_cpp.llama_token_to_piece(self._vocab, token, self._piece_buffer, _PIECE_BYTES, 0, False)
-            buffer = self._piece_buffer
-            if length < 0:
-                buffer = ctypes.create_string_buffer(-length)
-                length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -length, 0, False)
-            piece = self._pieces[token] = buffer.raw[:length]
+            piece = self._pieces[token] = self._make_piece(token, is_shown)
         return piece
+
+    def _make_piece(self, token: int, is_shown: bool) -> bytes:
+        length = llama_cpp.llama_token_to_piece(self._vocab, token, self._piece_buffer, _PIECE_BYTES, 0, is_shown)
+        buffer = self._piece_buffer
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -length, 0, is_shown)
+        return buffer.raw[:length]
 
     def is_end(self, token: int) -> bool:
         """Say whether the token ends the answer."""
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
     def forget(self, sequence: int) -> None:
-        """Free the sequence's cells."""
+        """Free the sequence's cells, but for those that others hold too."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def can_cut(self, sequence: int, length: int) -> bool:
+        """Say whether the window before `length` is still there."""
+        if self.kind is MemoryKind.STATE:
+            return False
+        first = llama_cpp.llama_memory_seq_pos_min(self._memory, sequence)
+        return bool(first <= max(0, length - self._window))
+
+    def share(self, source: int, target: int, start: int, end: int) -> bool:
+        """Let `target` hold the cells of source's tokens up to `end` too; False if there is no room for a window."""
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, end)
+        if self.kind is not MemoryKind.WINDOW:
+            return True
+        # Cells held twice are never given free when the window has moved on, so each has its own.
+        state = self._state(target, _WINDOW_ONLY)
+        return state is not None and self._set_state(target, state, _WINDOW_ONLY)
+
+    def save(self, sequence: int, start: int, end: int) -> bytearray | None:
+        """Return the state of tokens start … end−1; for a memory that is not of cells of the whole sequence."""
+        if self.kind is not MemoryKind.CELLS:
+            return self._state(sequence, 0)
+        llama_cpp.llama_memory_seq_cp(self._memory, sequence, self._scratch, start, end)
+        try:
+            return self._state(self._scratch, 0)
+        finally:
+            self.forget(self._scratch)
+
+    def restore(self, sequence: int, state: bytearray, start: int, end: int) -> bool:
+        """Append saved tokens from `start` on; False where llama.cpp finds no room for them or another layout."""
+        if self.kind is not MemoryKind.CELLS:
+            return self._set_state(sequence, state, 0)
+        try:
+            if not self._set_state(self._scratch, state, 0):
+                return False
+            llama_cpp.llama_memory_seq_cp(self._memory, self._scratch, sequence, start, end)
+            return True
+        finally:
+            self.forget(self._scratch)
+
+    def _state(self, sequence: int, flags: int) -> bytearray | None:
+        size = llama_cpp.llama_state_seq_get_size_ext(self._context, sequence, flags)
+        state = bytearray(size)
+        view = (ctypes.c_uint8 * size).from_buffer(state)
+        written = llama_cpp.llama_state_seq_get_data_ext(self._context, view, size, sequence, flags)
+        return state if written == size else None
+
+    def _set_state(self, sequence: int, state: bytearray, flags: int) -> bool:
+        view = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        return bool(llama_cpp.llama_state_seq_set_data_ext(self._context, view, len(state), sequence, flags))
 
     def close(self) -> None:
         """Free context and model."""
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
-    def _sampler(self, stage: Stage) -> Any:
-        match stage:
-            case LogitBias(entries=entries):
-                biases = (llama_cpp.llama_logit_bias * len(entries))(*[llama_cpp.llama_logit_bias(*e) for e in entries])
-                return llama_cpp.llama_sampler_init_logit_bias(self.vocabulary, len(entries), biases)
-            case Penalties():
-                return llama_cpp.llama_sampler_init_penalties(self.vocabulary, *stage)
-            case TopK(k=k):
-                return llama_cpp.llama_sampler_init_top_k(k)
-            case TopP(p=p):
-                return llama_cpp.llama_sampler_init_top_p(p, 1)
-            case MinP(p=p):
-                return llama_cpp.llama_sampler_init_min_p(p, 1)
-            case Temperature(temperature=temperature):
-                return llama_cpp.llama_sampler_init_temp(temperature)
-            case Greedy():
-                return llama_cpp.llama_sampler_init_greedy()
-            case Draw(seed=seed):
-                return llama_cpp.llama_sampler_init_dist(seed)
-
-
-class LlamaSampler:
-    """A sampler chain of one sequence."""
-
-    __slots__ = ("_chain", "_context", "_rows")
-
-    def __init__(self, chain: Any, context: Any, rows: list[int]) -> None:
-        self._chain = chain
-        self._context = context
-        self._rows = rows
-
-    def sample(self, chunk: int) -> int:
-        """Choose the token after a chunk of the last decode, and accept it."""
-        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, self._rows[chunk]))
-
-    def close(self) -> None:
-        """Free the chain and its samplers."""
-        llama_cpp.llama_sampler_free(self._chain)
-
 
 def _text(value: bytes | None) -> str:
     return (value or b"").decode(errors="replace")
+
+
+def _memory_kind(model: Any) -> MemoryKind:
+    if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
+        return MemoryKind.STATE
+    return MemoryKind.WINDOW if llama_cpp.llama_model_n_swa(model) > 0 else MemoryKind.CELLS
+
+
+def _sequences(kind: MemoryKind, parallel: int, idle: int) -> int:
+    """Return how many sequence numbers to make; a window or a state costs device memory for each."""
+    if kind is not MemoryKind.CELLS:
+        idle = min(idle, parallel)
+    return min(MOST_SEQUENCES, parallel + max(idle, LEAST_IDLE) + 1)
+
+
+def _state_key(path: str, params: Any) -> str:
+    """Return the identity of the file and of the layout its states have."""
+    status = Path(path).stat()
+    layout = f"{params.type_k}:{params.type_v}:{params.flash_attn_type}"
+    return f"{Path(path).resolve()}:{status.st_size}:{status.st_mtime_ns}:{layout}"

@@ -5,10 +5,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.messages import LoadModel
-from neuron.worker.engine import DeviceLost, Engine, LoadError, Model
+from neuron.worker.engine import DeviceLost, Embedder, Engine, LoadError, MemoryKind, Model
+from neuron.worker.kv_pool import Saved
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class LoadEnded:
     """A load is over."""
 
     order: LoadModel
-    model: Model | None
+    model: Model | Embedder | None
     """None: it failed, for the reason in `message`."""
     message: str = ""
 
@@ -40,6 +41,11 @@ class UnloadEnded:
     """A model's memory is free."""
 
     model: str
+    state_key: str
+    saves: list[Saved] = field(default_factory=list)
+    """What was in its cells and not in host memory yet."""
+    is_whole: bool = False
+    """Whether each of them is of use in its full length only."""
 
 
 LoaderEvent = LoadMoved | LoadEnded | UnloadEnded | DeviceLost
@@ -54,6 +60,8 @@ class Loader:
         self._wake = wake
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[LoaderEvent] = queue.SimpleQueue()
+        self._given_up: set[str] = set()
+        """Models whose load in progress, or the next one in the queue, shall end."""
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
         self._thread.start()
@@ -62,9 +70,13 @@ class Loader:
         """Load a model; ends in LoadEnded."""
         self._orders.put(lambda: self._load(order))
 
-    def unload(self, name: str, model: Model) -> None:
-        """Free a model that nobody uses any more; ends in UnloadEnded."""
-        self._orders.put(lambda: self._unload(name, model))
+    def give_up(self, name: str) -> None:
+        """End a model's load as soon as llama.cpp asks; it ends in LoadEnded all the same."""
+        self._given_up.add(name)
+
+    def unload(self, name: str, model: Model | Embedder, save: Callable[[], list[Saved]]) -> None:
+        """Save what `save` returns and free a model that nobody uses any more; ends in UnloadEnded."""
+        self._orders.put(lambda: self._unload(name, model, save))
 
     def take(self) -> list[LoaderEvent]:
         """Return what has happened since."""
@@ -99,13 +111,22 @@ class Loader:
             if now - last >= PROGRESS_S:
                 last = now
                 self._post(LoadMoved(order.model, fraction))
-            return not self._is_closing
+            return not (self._is_closing or order.model in self._given_up)
 
-        model = None
+        model: Model | Embedder | None = None
         try:
-            if self._is_closing:
-                raise LoadError("the worker is stopping")
-            model = self._engine.load(order.path, kv_tokens=order.kv_tokens, parallel=order.parallel, progress=progress)
+            if not progress(0.0):
+                raise LoadError("given up before it began")
+            if order.is_embedding:
+                model = self._engine.load_embedder(order.path, tokens=order.kv_tokens, progress=progress)
+            else:
+                model = self._engine.load(
+                    order.path,
+                    kv_tokens=order.kv_tokens,
+                    parallel=order.parallel,
+                    idle=order.idle_sequences,
+                    progress=progress,
+                )
             self._post(LoadMoved(order.model, None))
             model.warm_up()
         except DeviceLost as error:
@@ -118,8 +139,11 @@ class Loader:
                 model.close()
             self._post(LoadEnded(order, None, str(error) or type(error).__name__))
             return
+        finally:
+            self._given_up.discard(order.model)
         self._post(LoadEnded(order, model))
 
-    def _unload(self, name: str, model: Model) -> None:
+    def _unload(self, name: str, model: Model | Embedder, save: Callable[[], list[Saved]]) -> None:
+        saves = [] if self._is_closing else save()
         model.close()
-        self._post(UnloadEnded(name))
+        self._post(UnloadEnded(name, model.state_key, saves, model.kind is not MemoryKind.CELLS))

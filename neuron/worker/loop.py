@@ -4,8 +4,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from common.errors import Code
 from common.messages import (
@@ -32,7 +33,9 @@ from common.messages import (
     WorkerHello,
     WorkerMemory,
 )
-from neuron.worker.engine import DeviceLost, Engine
+from neuron.worker.embedding import EmbeddingLane
+from neuron.worker.engine import DeviceLost, Embedder, Engine, Model
+from neuron.worker.host_tier import HostTier
 from neuron.worker.lane import Lane
 from neuron.worker.loader import LoadEnded, Loader, LoadMoved, UnloadEnded
 from neuron.worker.outbox import Outbox
@@ -43,6 +46,9 @@ PULSE_S = 0.2
 IDLE_S = 1.0
 RETRY_S = 0.05
 """Between attempts to send to a supervisor that has no room."""
+
+
+AnyLane = Lane | EmbeddingLane
 
 
 class Link(Protocol):
@@ -74,7 +80,7 @@ class Loop:
         step_budget_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[str, AnyLane] = {}
         self.steps = 0
         self._engine = engine
         self._link = link
@@ -83,11 +89,14 @@ class Loop:
         self._step_budget_s = step_budget_s
         self._clock = clock
         self._outbox = Outbox(link.send)
+        self._host = HostTier()
         self._loader = Loader(engine, link.wake)
         self._loading: dict[str, Phase] = {}
         """Models that are coming, in the order of their loads; the first is the one being worked on."""
         self._unwanted: set[str] = set()
-        """Models to unload as soon as their load is through."""
+        """Models to unload whose load has not given up yet."""
+        self._spent_s: dict[AnyLane, float] = {}
+        """How long busy lanes have had the device."""
         self._phase: Phase = "starting"
         self._pulsed_at = 0.0
         self._is_stopping = False
@@ -132,21 +141,32 @@ class Loop:
         for message in self._link.receive():
             self._obey(message)
         self._take_loader_events()
+        is_timed = any(lane.is_decoding for lane in self.lanes.values())
         for lane in self.lanes.values():
-            lane.admit()
+            lane.admit(is_timed=is_timed)
         busy = [lane for lane in self.lanes.values() if lane.is_busy]
         has_sent_all = self._outbox.flush()
         self._pulse(busy)
         if busy and not self._is_stopping:
             # Several models share the device in turns, so they also share the time a stream may have to wait.
             timed = any(lane.is_decoding for lane in busy)
-            for lane in busy:
-                self.steps += lane.step(self._step_budget_s / len(busy) if timed else None)
+            lane = self._whose_turn(busy)
+            began = self._clock()
+            self.steps += lane.step(self._step_budget_s / len(busy) if timed else None)
+            self._spent_s[lane] += self._clock() - began
             self._outbox.flush()
-        elif not self._is_stopping:
+        # Also in a loop that never rests: what is idle beside running sequences slows them.
+        has_tidied = [lane.tidy() for lane in self.lanes.values()]
+        if not (busy or self._is_stopping or any(has_tidied)):
             self._link.wait(IDLE_S if has_sent_all else RETRY_S)
 
-    def _pulse(self, busy: list[Lane]) -> None:
+    def _whose_turn(self, busy: list[AnyLane]) -> AnyLane:
+        """Return who has had least of the device's time; who comes in starts level with the others."""
+        self._spent_s = {lane: s for lane, s in self._spent_s.items() if lane in busy}
+        level = min(self._spent_s.values(), default=0.0)
+        return min(busy, key=lambda lane: self._spent_s.setdefault(lane, level))
+
+    def _pulse(self, busy: list[AnyLane]) -> None:
         """Show the supervisor that the loop comes round, and say what it is about to do."""
         now = self._clock()
         if busy:
@@ -176,9 +196,12 @@ class Loop:
                 self._outbox.hold(gateway)
             case Go(gateway=gateway):
                 self._outbox.go(gateway)
-            case ClearModelCache(request=request):
-                # A sequence's cells are freed with its job, so nothing idle is ever resident.
-                self._outbox.say(CacheCleared(request=request, sequences=0))
+            case ClearModelCache(request=request, model=model):
+                lanes = [lane for name, lane in self.lanes.items() if model in (None, name)]
+                cleared = sum(lane.clear() for lane in lanes)
+                if model is None:
+                    self._host.clear()  # also of models that are no longer here
+                self._outbox.say(CacheCleared(request=request, sequences=cleared))
             case ReportMemory(request=request):
                 self._outbox.say(MemoryView(request=request, memory=self._memory()))
             case Stop():
@@ -201,6 +224,7 @@ class Loop:
         )
 
     def _load(self, order: LoadModel) -> None:
+        self._host.resize(order.host_cache_mb << 20)
         self._unwanted.discard(order.model)
         lane = self.lanes.get(order.model)
         if lane is not None:
@@ -213,9 +237,10 @@ class Loop:
         lane = self.lanes.pop(name, None)
         if lane is not None:
             lane.fail_all(Code.MODEL_UNLOADED, f"model '{name}' is being unloaded")
-            self._loader.unload(name, lane.model)
+            self._loader.unload(name, lane.model, partial(lane.save_all, self._host.budget))
         elif name in self._loading:
             self._unwanted.add(name)
+            self._loader.give_up(name)
         else:
             self._outbox.say(Unloaded(model=name))
 
@@ -231,30 +256,41 @@ class Loop:
                 case DeviceLost():
                     raise event
                 case UnloadEnded(model=model):
+                    for tokens, start, data in event.saves:
+                        self._host.add(event.state_key, tokens, start, data, whole=event.is_whole)
                     self._outbox.say(Unloaded(model=model))
 
     def _end_load(self, event: LoadEnded) -> None:
         order = event.order
         del self._loading[order.model]
         if event.model is None:
-            self._unwanted.discard(order.model)
+            if order.model in self._unwanted:
+                self._unwanted.discard(order.model)
+                self._outbox.say(Unloaded(model=order.model))
+                return
             self._outbox.say(LoadFailed(model=order.model, code=Code.MODEL_LOADING_FAILED, message=event.message))
             return
-        lane = Lane(
-            order.model,
-            event.model,
-            context=order.context,
-            parallel=order.parallel,
-            outbox=self._outbox,
-            clock=self._clock,
-        )
-        self.lanes[order.model] = lane
+        lane = self.lanes[order.model] = self._make_lane(order, event.model)
         self._say_loaded(order, lane)
         if order.model in self._unwanted:
             self._unwanted.discard(order.model)
             self._unload(order.model)
 
-    def _say_loaded(self, order: LoadModel, lane: Lane) -> None:
+    def _make_lane(self, order: LoadModel, model: Model | Embedder) -> AnyLane:
+        if order.is_embedding:
+            embedder = cast(Embedder, model)
+            return EmbeddingLane(order.model, embedder, context=order.context, outbox=self._outbox, clock=self._clock)
+        return Lane(
+            order.model,
+            cast(Model, model),
+            context=order.context,
+            parallel=order.parallel,
+            outbox=self._outbox,
+            host=self._host,
+            clock=self._clock,
+        )
+
+    def _say_loaded(self, order: LoadModel, lane: AnyLane) -> None:
         model = lane.model
         self._outbox.say(
             Loaded(

@@ -1,7 +1,7 @@
 """What goes out: one Tokens message per step and gateway; what a held gateway cannot take is merged per job."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from common.codec import encode
@@ -17,6 +17,7 @@ from common.messages import (
     Started,
     StartedItem,
     TokenItem,
+    TokenLogprob,
     Tokens,
 )
 
@@ -26,6 +27,7 @@ class _Piece:
     at: int
     text: str
     ids: list[int]
+    logprobs: list[TokenLogprob]
 
 
 @dataclass(slots=True)
@@ -56,15 +58,18 @@ class Outbox:
         """A job has its slot."""
         self._of(gateway).started.append(item)
 
-    def tokens(self, gateway: str, key: JobKey, at: int, text: str, ids: list[int]) -> None:
+    def tokens(
+        self, gateway: str, key: JobKey, at: int, text: str, ids: list[int], logprobs: Sequence[TokenLogprob] = ()
+    ) -> None:
         """A job has new output."""
         tokens = self._of(gateway).tokens
         piece = tokens.get(key)
         if piece is None:
-            tokens[key] = _Piece(at, text, ids)
+            tokens[key] = _Piece(at, text, ids, [*logprobs])
         else:
             piece.text += text
             piece.ids += ids
+            piece.logprobs += logprobs
 
     def ended(self, gateway: str, item: EndedItem) -> None:
         """A job is complete."""
@@ -127,7 +132,8 @@ class Outbox:
             if mail.is_held:
                 over = {JobKey(i.job, i.attempt) for i in mail.ended} | {JobKey(i.job, i.attempt) for i in mail.failed}
                 keys = [k for k in keys if k in over]
-            items = [TokenItem(k.job, k.attempt, p.at, p.text, p.ids) for k in keys for p in (mail.tokens[k],)]
+            pieces = [(k, mail.tokens[k]) for k in keys]
+            items = [TokenItem(k.job, k.attempt, p.at, p.text, p.ids, p.logprobs) for k, p in pieces]
             if items and not self._send(gateway, TOKENS_FRAME, encode(Tokens(items=items))):
                 return False
             for key in keys:

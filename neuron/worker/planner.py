@@ -6,18 +6,14 @@ from typing import NamedTuple
 from neuron.worker.engine import CHUNK_TOKENS, Chunk
 from neuron.worker.generation import Generation
 
-TILE_ROWS = 64
-"""llama.cpp's attention on a CPU works in tiles of so many rows; a batch of fewer costs up to twice as much a row."""
-TILE_BUDGETS = 3.5
-"""How many budgets one tile may take before prompts go in smaller pieces, which cost two to three times as much."""
-FIRST_SMALL = 16
-"""Prompt tokens of a step below the tile while the speed there is not known."""
+FIRST_CHUNK = 16
+"""Prompt tokens of a step beside running sequences while the speed is not known."""
 MIN_CHUNK = 8
 """A prompt always gets on, also where one token alone takes longer than the budget."""
 OUTLIER = 2.0
 """A step that took more than so many times what was expected says something of the host, not of the model."""
-_EASE = 0.997
-"""So that a tile a quarter over its limit is tried again, and measured, in one of eighty steps."""
+LEAST_SPREAD = 64
+"""Of positions in tokens, below which no slope can be told from noise."""
 _FORGET = 0.8
 """Weight of the past with each new measurement."""
 
@@ -51,7 +47,7 @@ def plan(seated: Sequence[Generation], free_cells: int, chunk_tokens: int) -> Pl
         if room == 0:
             break
         if not generation.is_decoding:
-            length = min(generation.pending, room)
+            length = min(generation.next_stop - generation.position, room)
             room -= length
             owners.append(generation)
             chunks.append(_chunk(generation, length))
@@ -70,8 +66,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._decode_s: float | None = None
-        self._tiled = _Fit()
-        self._small = _Fit()
+        self._prompt = _Fit()
 
     def observe(self, plan: Plan, seconds: float) -> None:
         """Learn from a step that took `seconds`."""
@@ -84,31 +79,23 @@ class Pace:
             seconds -= min(self._decode_s or 0.0, seconds / 2)
         prompts = plan.chunks[plan.decodes :]
         position = sum((c.position + len(c.tokens) / 2) * len(c.tokens) for c in prompts) / tokens
-        fit = self._tiled if plan.decodes + tokens >= TILE_ROWS else self._small
         # Short chunks are dear for what they are, and say little about long ones.
-        fit.add(position, seconds / tokens, min(1.0, tokens / FIRST_SMALL))
+        self._prompt.add(position, seconds / tokens, min(1.0, tokens / FIRST_CHUNK))
 
-    def chunk(self, position: int, pending: int, budget_s: float, decodes: int) -> int:
-        """Return how many of `pending` prompt tokens fit a step of `budget_s` beside `decodes` decode tokens.
+    def token_s(self, position: int) -> float | None:
+        """Return the seconds a prompt token takes at a position; None if that is not known yet."""
+        return self._prompt.at(position)
+
+    def chunk(self, position: int, budget_s: float, decodes: int) -> int:
+        """Return how many prompt tokens fit a step of `budget_s` beside `decodes` decode tokens.
 
         `position` is the first one's.
         """
-        tile = max(MIN_CHUNK, TILE_ROWS - decodes)
-        tiled_s, small_s = self._tiled.at(position), self._small.at(position)
-        if tiled_s is None:
-            return tile
+        token_s = self._prompt.at(position)
+        if token_s is None:
+            return FIRST_CHUNK
         decode_s = (self._decode_s or 0.0) if decodes else 0.0
-        if pending >= tile:
-            fitting = int((budget_s - decode_s) / tiled_s)
-            if fitting >= tile:
-                return min(CHUNK_TOKENS, fitting)
-            if decode_s + tile * tiled_s <= TILE_BUDGETS * budget_s:
-                return tile
-            self._tiled.ease()  # else one slow moment would keep prompts below the tile for good
-        if small_s is None:
-            return FIRST_SMALL
-        # What was learned at another position may be too cheap here, but it is never cheaper than in a tile.
-        return max(MIN_CHUNK, min(tile - 1, int((budget_s - decode_s) / max(small_s, tiled_s))))
+        return max(MIN_CHUNK, min(CHUNK_TOKENS, int((budget_s - decode_s) / token_s)))
 
 
 class _Fit:
@@ -132,17 +119,11 @@ class _Fit:
         self._xx = self._xx * fade + weight * x * x
         self._xy = self._xy * fade + weight * x * y
 
-    def ease(self) -> None:
-        """Believe in a little less than was measured."""
-        self._y *= _EASE
-        self._xy *= _EASE
-
     def at(self, position: float) -> float | None:
         """Return the seconds a token at `position` takes; None if nothing is known."""
         if self._weight == 0.0:
             return None
         x, y = self._x / self._weight, self._y / self._weight
         spread = self._xx / self._weight - x * x
-        # From chunks that all lie close together no slope can be told from noise.
-        slope = (self._xy / self._weight - x * y) / spread if spread > TILE_ROWS**2 else 0.0
+        slope = (self._xy / self._weight - x * y) / spread if spread > LEAST_SPREAD**2 else 0.0
         return max(y + max(slope, 0.0) * (position - x), y / 4)

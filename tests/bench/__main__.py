@@ -2,13 +2,41 @@
 
 import sys
 
-from tests.bench import engine, first_byte, long_prompt, report
+from tests.bench import (
+    against_llama,
+    agents,
+    engine,
+    first_byte,
+    fleet,
+    json_schema,
+    long_prompt,
+    memory,
+    report,
+    soak,
+    start,
+)
 
 
 def main() -> int:
-    """Run the benchmarks named on the command line, or all."""
-    benchmarks = {"engine": engine.measure, "first_byte": first_byte.measure, "long_prompt": long_prompt.measure}
-    names = sys.argv[1:] or list(benchmarks)
+    """Run the benchmarks named on the command line, or those that need nothing but this repository."""
+    own = {
+        "engine": engine.measure,
+        "first_byte": first_byte.measure,
+        "fleet": fleet.measure,
+        "long_prompt": long_prompt.measure,
+        "start": start.measure,
+        "warm_reload": memory.measure_reload,
+        "soak": soak.measure,
+    }
+    paired = {
+        "llama_decode": against_llama.measure_decode,
+        "llama_http": against_llama.measure_http,
+        "agents": agents.measure,
+        "json_schema": json_schema.measure,
+        "idle_neighbours": memory.measure_idle_neighbours,
+    }
+    benchmarks = own | paired
+    names = sys.argv[1:] or list(own)
     unknown = [n for n in names if n not in benchmarks]
     if unknown:
         print(f"no benchmark {unknown[0]}; there are: {', '.join(benchmarks)}", file=sys.stderr)

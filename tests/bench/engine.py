@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 from common.messages import LoadModel, Run, Sampling, StartedItem, Task, ToWorker
@@ -10,6 +11,7 @@ from neuron.worker.engine import Chunk, DecodeResult
 from neuron.worker.llama_engine import create_engine
 from neuron.worker.loop import Loop
 from tests.support.harness import DEMO_MODEL
+from tests.support.tasks import text_lane
 
 PROMPT_TOKENS = 128
 NEW_TOKENS = 64
@@ -22,14 +24,12 @@ class _Link:
 
     def __init__(self) -> None:
         self.inbox: list[ToWorker] = []
-        self.frames = 0
 
     def receive(self) -> list[ToWorker]:
         messages, self.inbox = self.inbox, []
         return messages
 
     def send(self, gateway: str, kind: bytes, payload: bytes) -> bool:
-        self.frames += 1
         return True
 
     def wait(self, timeout_s: float) -> None:
@@ -39,47 +39,66 @@ class _Link:
         pass
 
 
-def measure() -> dict[str, Any]:
-    """Run all points, alternating, and return medians over the rounds."""
-    link = _Link()
-    loop = Loop(create_engine(2, "cpu"), link, incarnation="bench", device="CPU-0", step_budget_s=0.25)
-    cells = max(SEQUENCES) * (PROMPT_TOKENS + NEW_TOKENS + 8)
-    link.inbox.append(
-        LoadModel(model="demo", path=str(DEMO_MODEL), context=2048, kv_tokens=cells, parallel=max(SEQUENCES))
-    )
-    while "demo" not in loop.lanes:
-        loop.step()
-    lane = loop.lanes["demo"]
-    inside_s = 0.0
-    decode = lane.model.decode
+class EngineLoop:
+    """A worker's loop in this process. Use as a context manager."""
 
-    def timed(chunks: Sequence[Chunk]) -> DecodeResult:
-        nonlocal inside_s
+    def __init__(self, cells: int, parallel: int) -> None:
+        self.inside_s = 0.0
+        """Seconds in llama_decode during the last `rate`."""
+        self.elapsed_s = 0.0
+        self._link = _Link()
+        self._loop = Loop(create_engine(2, "cpu"), self._link, incarnation="bench", device="CPU-0", step_budget_s=0.25)
+        self._serial = 0
+        self._link.inbox.append(
+            LoadModel(model="demo", path=str(DEMO_MODEL), context=2048, kv_tokens=cells, parallel=parallel)
+        )
+        while "demo" not in self._loop.lanes:
+            self._loop.step()
+        self._lane = text_lane(self._loop.lanes, "demo")
+        self._decode = self._lane.model.decode
+        self._lane.model.decode = self._timed  # type: ignore[method-assign]
+
+    def rate(self, sequences: int) -> float:
+        """Return decode tokens/s of so many sequences at once, their prompts being computed before."""
+        self._link.inbox.append(Run(tasks=[_task(self._serial + i) for i in range(sequences)]))
+        self._serial += sequences
+        self._loop.step()
+        lane = self._lane
+        while any(not g.is_decoding for g in lane.slots.seated):
+            self._loop.step()
+        self.inside_s, began = 0.0, time.perf_counter()
+        produced = sequences * NEW_TOKENS - sum(g.output_n for g in lane.slots.seated)
+        while lane.is_busy:
+            self._loop.step()
+        self.elapsed_s = time.perf_counter() - began
+        return produced / self.elapsed_s
+
+    def _timed(self, chunks: Sequence[Chunk]) -> DecodeResult:
         began = time.perf_counter()
-        result = decode(chunks)
-        inside_s += time.perf_counter() - began
+        result = self._decode(chunks)
+        self.inside_s += time.perf_counter() - began
         return result
 
-    lane.model.decode = timed  # type: ignore[method-assign]
+    def __enter__(self) -> "EngineLoop":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.close()
+
+
+def measure() -> dict[str, Any]:
+    """Run all points, alternating, and return medians over the rounds."""
     rates: dict[int, list[float]] = {n: [] for n in SEQUENCES}
     shares: dict[int, list[float]] = {n: [] for n in SEQUENCES}
-    serial = 0
-    for round_number in range(ROUNDS + 1):  # the first warms up and does not count
-        for sequences in SEQUENCES:
-            link.inbox.append(Run(tasks=[_task(serial + i) for i in range(sequences)]))
-            serial += sequences
-            loop.step()
-            while any(not g.is_decoding for g in lane.slots.seated):
-                loop.step()
-            inside_s, began, produced = 0.0, time.perf_counter(), -sum(g.output_n for g in lane.slots.seated)
-            while lane.is_busy:
-                loop.step()
-            elapsed = time.perf_counter() - began
-            produced += sequences * NEW_TOKENS
-            if round_number:
-                rates[sequences].append(produced / elapsed)
-                shares[sequences].append(inside_s / elapsed)
-    loop.close()
+    with EngineLoop(max(SEQUENCES) * (PROMPT_TOKENS + NEW_TOKENS + 8), max(SEQUENCES)) as loop:
+        for round_number in range(ROUNDS + 1):  # the first warms up and does not count
+            for sequences in SEQUENCES:
+                rate = loop.rate(sequences)
+                if round_number:
+                    rates[sequences].append(rate)
+                    shares[sequences].append(loop.inside_s / loop.elapsed_s)
     return {
         "prompt_tokens": PROMPT_TOKENS,
         "new_tokens": NEW_TOKENS,
@@ -94,5 +113,5 @@ def _task(serial: int) -> Task:
     started = StartedItem(job=str(serial), attempt=1, prompt_tokens=len(tokens), max_tokens=NEW_TOKENS)
     return Task(
         job=str(serial), attempt=1, gateway="g", model="demo", request_id="bench", tokens=tokens,
-        sampling=Sampling(temperature=0.0, logit_bias={0: -100.0, 2: -100.0}), max_tokens=NEW_TOKENS, started=started,
+        sampling=Sampling(temperature=0.0, ignore_eos=True), max_tokens=NEW_TOKENS, started=started,
     )  # fmt: skip

@@ -46,7 +46,7 @@ def measure() -> dict[str, Any]:
 
 
 def _round(url: str, number: int) -> tuple[float, float, list[float]]:
-    undisturbed = _prefill_rate(url, number)
+    undisturbed = _prefill_rate(url, 2 * number)
     endless = {"max_tokens": 4000, "logit_bias": {"0": -100, "2": -100}}
     streams = [
         Stream(f"{url}/v1/chat/completions", chat("demo", f"Tell story number {i}.", **endless)) for i in range(STREAMS)
@@ -54,14 +54,14 @@ def _round(url: str, number: int) -> tuple[float, float, list[float]]:
     for stream in streams:
         assert stream.started.wait(60), "a stream did not start"
     began = time.monotonic()
-    disturbed = _prefill_rate(url, number)
+    disturbed = _prefill_rate(url, 2 * number + 1)
     ended = time.monotonic()
     readings = [s.stop() for s in streams]
     return undisturbed, disturbed, [gap for r in readings for gap in r.gaps(began, ended)]
 
 
 def _prefill_rate(url: str, number: int) -> float:
-    """Return tokens/s of a prompt that no other round has."""
+    """Return tokens/s of a prompt that was never sent before, or it would be cached."""
     prompt = [1000 + (number * 7919 + i * 31) % 40000 for i in range(PROMPT_TOKENS)]
     body = {"model": "demo", "prompt": prompt, "max_tokens": 1, "temperature": 0}
     timings = httpx.post(f"{url}/v1/completions", json=body, timeout=300).json()["timings"]

@@ -208,7 +208,7 @@ def test_models_and_single_models_whose_ids_contain_slashes(side: Side) -> None:
     assert error_of(side.get("/v1/models/a/b"))["code"] == "model_not_found"
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/v1", "/v1/chat", "/v1/embeddings"])
+@pytest.mark.parametrize("path", ["/nothing", "/v1", "/v1/chat"])
 def test_unknown_paths_are_404_in_the_envelope(side: Side, path: str) -> None:
     result = side.get(path)
     assert (result.status_code, error_of(result)["code"]) == (404, "not_found")

@@ -113,7 +113,7 @@ def test_the_openai_sdk_reads_completions_and_models(gateway: Gateway) -> None:
     ("fields", "kind", "code"),
     [
         ({"temperature": 9}, openai.BadRequestError, "invalid_value"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "unsupported_parameter"),
+        ({"modalities": ["audio"]}, openai.BadRequestError, "unsupported_parameter"),
         ({"model": "nope"}, openai.NotFoundError, "model_not_found"),
     ],
 )
@@ -155,7 +155,7 @@ def test_the_sdk_raises_for_a_failure_in_mid_stream(gateway: Gateway, neuron: Fa
     def play(peer: str, job: Job) -> None:
         neuron._send(peer, started(job))
         neuron._send(peer, token(job, 0, "Hel"))
-        failing_item = FailedItem(job=job.id, attempt=0, code=Code.WORKER_DIED, message="gone", retriable=True)
+        failing_item = FailedItem(job=job.id, attempt=0, code=Code.WORKER_DIED, message="gone", retriable=False)
         neuron._send(peer, Failed(items=[failing_item]))
 
     neuron.on_job = play
@@ -242,25 +242,55 @@ def test_one_connection_serves_many_requests(gateway: Gateway) -> None:
             assert client.get("/health").json()["status"] == "ok"
 
 
-def test_a_hangup_checks_the_files_and_cuts_no_stream(gateway: Gateway, neuron: FakeNeuron) -> None:
-    neuron.on_job = neuron.hold
-    before = worker_pids(gateway)
-    config = gateway.folder / "cortex.yaml"
+def test_a_hangup_changes_the_catalogue_of_every_process_and_cuts_no_stream(tmp_path: Path) -> None:
+    models = {"models": [{"id": "old/model", "source": "file:/x.gguf"}]}
+    with (
+        FakeNeuron() as neuron,
+        Gateway(tmp_path, endpoints={"beast": neuron.endpoint}, workers=2, models=models) as gateway,
+    ):
+        neuron.on_job = neuron.hold
+        before = worker_pids(gateway)
+        with streaming(gateway) as lines:
+            next(lines)
+            (tmp_path / "models.yaml").write_text("models: [{id: new/model, source: 'file:/y.gguf'}]")
+            gateway.kill(signal.SIGHUP)
+            for pid in before:
+                psutil.Process(pid).send_signal(signal.SIGHUP)  # as `systemctl reload` may do with a whole group
+            assert_listed(gateway, "new/model", "old/model")
+            neuron.send(token(neuron.jobs()[-1], 0, "still here"), neuron.jobs_from[-1])
+            assert any("still here" in line for line in lines)  # a comment may come before
+        assert worker_pids(gateway) == before
+
+
+def assert_listed(gateway: Gateway, there: str, gone: str) -> None:
+    """Wait until every process lists one model and not the other; connections are spread over the processes."""
+    ends_at, agreed = time.monotonic() + PATIENCE_S, 0
+    while agreed < 20:
+        ids = {m["id"] for m in httpx.get(f"{gateway.url}/v1/models").json()["data"]}
+        agreed = agreed + 1 if there in ids and gone not in ids else 0
+        assert time.monotonic() < ends_at, gateway.log
+
+
+def test_a_bad_file_is_refused_whole_and_what_needs_a_restart_is_named(gateway: Gateway) -> None:
+    config, models = gateway.folder / "cortex.yaml", gateway.folder / "models.yaml"
     good = config.read_text()
-    with streaming(gateway) as lines:
-        next(lines)
+    for broken, complaint in (
+        ("models: [{id: a, source: x}, {id: a, source: y}]", "is given twice"),
+        ("models: [{id: b, source: x, vram: 7}]", "vram: unknown key"),
+        ("models: [{id: c, source: x, min_devices: many}]", "min_devices: expected a whole number"),
+    ):
+        models.write_text(broken)
         gateway.kill(signal.SIGHUP)
-        wait_for_log(gateway, "the configuration is valid; restart to apply changes")
-        config.write_text(good.replace("neurons:", "nurons:"))
-        gateway.kill(signal.SIGHUP)
-        wait_for_log(gateway, "nurons: unknown key")
-        config.write_text(good)
-        for pid in before:
-            psutil.Process(pid).send_signal(signal.SIGHUP)
-        job = neuron.jobs()[-1]
-        neuron.send(token(job, 0, "still here"))
-        assert "still here" in next(lines)
-    assert worker_pids(gateway) == before
+        wait_for_log(gateway, complaint)
+    models.unlink()
+    config.write_text(good.replace("neurons:", "nurons:"))
+    gateway.kill(signal.SIGHUP)
+    wait_for_log(gateway, "nurons: unknown key")
+    assert {m["id"] for m in httpx.get(f"{gateway.url}/v1/models").json()["data"]} == {"tiny/model"}
+    config.write_text(good.replace("max_body_mb: 1", "max_body_mb: 2"))
+    gateway.kill(signal.SIGHUP)
+    wait_for_log(gateway, "only a restart applies these changes: gateway.max_body_mb")
+    config.write_text(good)
 
 
 def test_a_gateway_process_that_dies_is_replaced(tmp_path: Path) -> None:

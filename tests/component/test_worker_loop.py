@@ -42,10 +42,10 @@ from common.messages import (
     UnloadModel,
     WorkerHello,
 )
-from neuron.worker.engine import DeviceLost
+from neuron.worker.engine import DeviceLost, Engine
 from neuron.worker.loop import Loop
 from tests.support.fake_engine import FakeEngine, FakeModel, answer, text_of, tokenise, write_model
-from tests.support.tasks import make_task
+from tests.support.tasks import make_task, text_lane
 
 T = TypeVar("T")
 PROMPT = tokenise("the quick brown fox")
@@ -78,10 +78,10 @@ class FakeLink:
 class Harness:
     """A loop, and what a supervisor would have understood of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: Engine | None = None) -> None:
         self.folder = folder
         self.link = FakeLink()
-        self.loop = Loop(FakeEngine(), self.link, incarnation="i", device="d", step_budget_s=0.25)
+        self.loop = Loop(engine or FakeEngine(), self.link, incarnation="i", device="d", step_budget_s=0.25)
 
     def load(self, name: str = "m", *, context: int = 8192, kv: int = 8192, parallel: int = 4, **knobs: object) -> None:
         path = write_model(self.folder / f"{name}.gguf", **knobs)
@@ -138,10 +138,13 @@ class Harness:
 
     def check_books(self, name: str = "m") -> None:
         """Assert that nothing is held for anybody, and that every output was gapless."""
-        lane = self.loop.lanes[name]
+        lane = text_lane(self.loop.lanes, name)
         lane.check()
         assert not lane.is_busy
-        assert self.model(name).cells == {}
+        assert lane.kv.slots.seated == []
+        resident = {r.sequence: r.tokens for r in lane.kv.cache}
+        assert {s: self.model(name).tokens(s) for s in self.model(name).cells} == resident
+        assert self.model(name).used == lane.kv.cells.used
         assert self.model(name).open_samplers == 0
 
 
@@ -422,11 +425,17 @@ def test_unloading_what_is_not_loaded_is_answered(worker: Harness) -> None:
     assert [m.model for m in worker.of(Unloaded)] == ["m"]
 
 
-def test_unloading_what_is_being_loaded_unloads_it_afterwards(worker: Harness) -> None:
-    path = write_model(worker.folder / "m.gguf", load_s=0.05)
-    worker.say(LoadModel(model="m", path=path, context=100, kv_tokens=100, parallel=1), UnloadModel(model="m"))
-    worker.until(lambda: bool(worker.of(Unloaded)))
+def test_unloading_what_is_being_loaded_ends_the_load(worker: Harness) -> None:
+    path = write_model(worker.folder / "m.gguf", load_s=60.0)
+    worker.say(LoadModel(model="m", path=path, context=100, kv_tokens=100, parallel=1))
+    worker.step(3)
+    worker.say(UnloadModel(model="m"))
+    worker.until(lambda: bool(worker.of(Unloaded)), limit_s=2.0)
     assert worker.loop.lanes == {}
+    assert not worker.of(Loaded)
+    assert not worker.of(LoadFailed)
+    worker.load()
+    assert list(worker.loop.lanes) == ["m"]
 
 
 def test_streams_go_on_while_another_model_loads_and_progress_is_reported(worker: Harness) -> None:
@@ -447,10 +456,18 @@ def test_several_models_are_stepped_in_turn(worker: Harness) -> None:
     worker.load("two")
     worker.say(Run(tasks=[make_task("a", PROMPT, model="one", max_tokens=9)]))
     worker.say(Run(tasks=[make_task("b", PROMPT, model="two", max_tokens=9)]))
-    worker.step(5)
-    assert len(worker.ids("a")) == len(worker.ids("b")) == 5
     worker.until_over("a", "b")
     assert worker.ids("a") == worker.ids("b") == answer(PROMPT, 9)
+
+
+def test_a_slow_model_leaves_its_fast_neighbour_half_of_the_device(worker: Harness) -> None:
+    worker.load("slow", token_s=0.02)
+    worker.load("fast", token_s=0.002)
+    worker.say(Run(tasks=[make_task("s", PROMPT, model="slow", max_tokens=15)]))
+    worker.say(Run(tasks=[make_task("f", PROMPT, model="fast", max_tokens=1000)]))
+    worker.until_over("s")
+    assert 15 * 4 < len(worker.ids("f")) < 15 * 14
+    worker.say(AbortTasks(jobs=[JobKey("f", 1)]))
 
 
 @pytest.mark.parametrize(("content", "reason"), [({"oom_at_load": True}, "out of memory"), (None, "JSON")])
@@ -557,7 +574,7 @@ def test_memory_is_reported_as_the_worker_sees_it(worker: Harness) -> None:
     assert view.memory.process_mb > 10
 
 
-def test_clearing_the_cache_of_a_worker_that_keeps_none_says_so(worker: Harness) -> None:
+def test_clearing_the_cache_of_a_worker_without_a_model_says_so(worker: Harness) -> None:
     worker.say(ClearModelCache(request="r"))
     worker.step()
     assert worker.of(CacheCleared) == [CacheCleared(request="r", sequences=0)]

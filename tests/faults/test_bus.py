@@ -205,7 +205,7 @@ def test_a_slow_gateway_is_held_loses_nothing_and_nobody_else_notices(tmp_path: 
         {"id": "wide", "source": f"file:{wide}", "vram_mb": 300, "context": 8000},
         {"id": "m", "source": f"file:{quick_model}", "vram_mb": 300},
     ]
-    devices = [{"kind": "cpu", "memory_mb": 400, "threads": 1}] * 2
+    devices = [{"kind": "cpu", "memory_mb": 1000, "threads": 1}] * 2
     with (
         Neuron(tmp_path / "n", devices=devices, models=models, engine="tests.support.fake_engine",
                preload=["wide", "m"]) as neuron,

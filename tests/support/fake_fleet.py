@@ -6,10 +6,10 @@ from typing import Any
 
 from common.errors import Code, RequestError
 from common.messages import EndedItem, Job, StartedItem, Timings
-from cortex.fleet.contract import Event, Events, Health
+from cortex.fleet.contract import Event, Events, Health, Order, Step, Verb
 
 MODEL = "tiny/model"
-Step = Event | RequestError | float
+Scripted = Event | RequestError | float
 """An event; an error; or seconds of silence."""
 
 
@@ -24,7 +24,7 @@ def done(total: int, reason: Any = "stop") -> EndedItem:
     return EndedItem(job="j", attempt=0, total=total, reason=reason, prompt_tokens=5, timings=timings)
 
 
-def answer(*pieces: str, reason: Any = "stop") -> list[Step]:
+def answer(*pieces: str, reason: Any = "stop") -> list[Scripted]:
     """Return the script of a job that ends well."""
     return [begun(), *pieces, done(len(pieces), reason)]
 
@@ -32,11 +32,12 @@ def answer(*pieces: str, reason: Any = "stop") -> list[Step]:
 class FakeCall:
     """Plays a script for each job, one step of every job at a time."""
 
-    def __init__(self, scripts: list[list[Step]]) -> None:
+    def __init__(self, scripts: list[list[Scripted]]) -> None:
         self._scripts = [list(s) for s in scripts]
         self.tokens = 0
         self.first_text_at: float | None = None
         self.is_closed = False
+        self.reason: str | None = None
 
     async def next(self, timeout_s: float | None) -> Events:
         """Return the next step of every job."""
@@ -60,6 +61,31 @@ class FakeCall:
             await asyncio.sleep(3600 if timeout_s is None else timeout_s)
         return events
 
+    def waits_for(self) -> str | None:
+        """Return what the test set."""
+        return self.reason
+
+    def close(self) -> None:
+        """Remember that nobody listens any more."""
+        self.is_closed = True
+
+
+class FakeErrand:
+    """Says what a test scripted."""
+
+    def __init__(self, steps: list[Step]) -> None:
+        self._steps = list(steps)
+        self.is_closed = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all has been said."""
+        return not self._steps
+
+    async def next(self, timeout_s: float) -> Step | None:
+        """Return the next step."""
+        return self._steps.pop(0)
+
     def close(self) -> None:
         """Remember that nobody listens any more."""
         self.is_closed = True
@@ -69,11 +95,13 @@ class FakeFleet:
     """Implements contract.Fleet."""
 
     def __init__(self) -> None:
-        self.script: Callable[[Job], list[Step]] = lambda job: answer("Hello", " world")
+        self.script: Callable[[Job], list[Scripted]] = lambda job: answer("Hello", " world")
         self.jobs: list[Job] = []
         self.calls: list[FakeCall] = []
         self.entries: list[dict[str, Any]] = [{"id": MODEL, "object": "model", "created": 1, "owned_by": "helexa"}]
         self.state = Health("ok", [])
+        self.orders: list[tuple[Verb, Order]] = []
+        self.steps: list[Step] = []
 
     def resolve(self, model: str) -> str:
         """Know one model and its alias."""
@@ -87,6 +115,11 @@ class FakeFleet:
         call = FakeCall([self.script(job) for job in jobs])
         self.calls.append(call)
         return call
+
+    async def carry_out(self, verb: Verb, order: Order) -> FakeErrand:
+        """Say what the test set."""
+        self.orders.append((verb, order))
+        return FakeErrand(self.steps)
 
     def models(self) -> list[dict[str, Any]]:
         """Return what the test set."""

@@ -15,6 +15,8 @@ import zmq
 from common.codec import decode_to_neuron, encode
 from common.ids import new_incarnation
 from common.messages import (
+    Claim,
+    Claimed,
     DeviceState,
     Done,
     Ended,
@@ -39,6 +41,7 @@ from common.messages import (
     ToNeuron,
 )
 from common.sockets import Channel, bus_router
+from neuron.broker.claims import Claims
 
 M = TypeVar("M")
 MODEL = "tiny/model"
@@ -75,7 +78,12 @@ def started(job: Job | JobKey, *, prompt_tokens: int = 5, cached_tokens: int = 0
     """Return the beginning of a job."""
     key = _key(job)
     item = StartedItem(
-        job=key.job, attempt=key.attempt, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, max_tokens=100
+        job=key.job,
+        attempt=key.attempt,
+        prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
+        max_tokens=100,
+        resumed=len(job.resume_tokens) if isinstance(job, Job) else 0,
     )
     return Started(items=[item])
 
@@ -114,6 +122,8 @@ class FakeNeuron:
         self.incarnation = new_incarnation()
         self.models = list(models) or [model_state()]
         self.greets = greets
+        self.claims = Claims()
+        self.answers_claims = True
         self.mute = False
         """Says nothing at all."""
         self.answer = "Hello wide world"
@@ -121,6 +131,8 @@ class FakeNeuron:
         """(gateway, job): what happens to a job that is submitted."""
         self.received: list[ToNeuron] = []
         self.gateways: list[str] = []
+        self.jobs_from: list[str] = []
+        """Which gateway sent each Submit."""
         self._changed = threading.Condition()
         self._port = port
         self._ready = threading.Event()
@@ -167,9 +179,13 @@ class FakeNeuron:
             self._send(gateway, HelloWanted())
         elif isinstance(message, Health):
             self._send(gateway, HealthReply(request=message.request, status="ok"))
+        elif isinstance(message, Claim) and self.answers_claims:
+            choice = self.claims.record(message.model, message.choice, message.refused, self._loop.time())
+            self._send(gateway, Claimed(request=message.request, model=message.model, choice=choice))
         elif isinstance(message, Load):
             self._send(gateway, Done(request=message.request, text="loaded"))
         elif isinstance(message, Submit):
+            self.jobs_from.append(gateway)
             for job in message.jobs:
                 self.on_job(gateway, job)
         with self._changed:
@@ -181,10 +197,10 @@ class FakeNeuron:
         return node_state(*self.models, **{"incarnation": self.incarnation, "name": self.name, **changes})  # type: ignore[arg-type]
 
     def run(self, gateway: str, job: Job) -> None:
-        """Answer a job at once."""
+        """Answer a job at once, from where it is to be resumed."""
         words = self.answer.split(" ")
         self._send(gateway, started(job))
-        for at, word in enumerate(words):
+        for at, word in list(enumerate(words))[len(job.resume_tokens) :]:
             self._send(gateway, token(job, at, word if at == 0 else " " + word))
         self._send(gateway, ended(job, len(words)))
 

@@ -1,7 +1,9 @@
 """Tasks and generations for the tests of the worker."""
 
-from common.messages import Sampling, StartedItem, Task
+from common.messages import Grammar, Sampling, StartedItem, Task
 from neuron.worker.generation import Generation
+from neuron.worker.lane import Lane
+from neuron.worker.loop import AnyLane
 
 
 def make_task(
@@ -14,6 +16,8 @@ def make_task(
     gateway: str = "gateway",
     model: str = "m",
     sampling: Sampling | None = None,
+    constraint: Grammar | None = None,
+    logprobs: int | None = None,
 ) -> Task:
     """Return a task as the supervisor sends it."""
     return Task(
@@ -25,14 +29,25 @@ def make_task(
         tokens=tokens,
         resume_tokens=resume or [],
         sampling=sampling or Sampling(),
+        constraint=constraint,
+        logprobs=logprobs,
         max_tokens=max_tokens,
         started=StartedItem(job=job, attempt=attempt, prompt_tokens=len(tokens), max_tokens=max_tokens),
     )
 
 
-def make_generation(serial: int, length: int, *, position: int = 0, is_seated: bool = True) -> Generation:
+def text_lane(lanes: dict[str, AnyLane], name: str = "m") -> Lane:
+    """Return the lane of a model that generates."""
+    lane = lanes[name]
+    assert isinstance(lane, Lane)
+    return lane
+
+
+def make_generation(
+    serial: int, length: int, *, position: int = 0, is_seated: bool = True, max_tokens: int = 100
+) -> Generation:
     """Return a generation with a prompt of `length` tokens, `position` of them in cells."""
-    generation = Generation(make_task(str(serial), [7] * length), serial, 0.0)
+    generation = Generation(make_task(str(serial), [7] * length, max_tokens=max_tokens), serial, 0.0)
     generation.position = position
     generation.sequence = serial if is_seated else None
     return generation

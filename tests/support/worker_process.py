@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import zmq
+import pytest
 
 from common.codec import decode_from_worker, encode
+from common.frames import FrameSocket
 from common.ids import new_incarnation
 from common.messages import (
     Ended,
@@ -31,9 +33,9 @@ from common.messages import (
     ToWorker,
     WorkerHello,
 )
-from common.sockets import bus_router
 
 T = TypeVar("T")
+POLL_S = 0.02
 
 
 class WorkerProcess:
@@ -43,13 +45,21 @@ class WorkerProcess:
         self.messages: list[tuple[float, FromWorker]] = []
         """With the monotonic time of each."""
         self._incarnation = new_incarnation()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        address = f"ipc://{folder}/w"
-        self._router = bus_router(self._context, address)
+        end, theirs = socket.socketpair()
+        end.settimeout(POLL_S)
+        self._end, self._line = end, FrameSocket(end)
         hold, self._lifeline = os.pipe()
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "neuron.worker", "--connect", address, "--incarnation", self._incarnation),
+                *(
+                    sys.executable,
+                    "-m",
+                    "neuron.worker",
+                    "--line",
+                    str(theirs.fileno()),
+                    "--incarnation",
+                    self._incarnation,
+                ),
                 *("--device", "cpu-0", "--kind", "cpu", "--threads", str(threads), "--lifeline", str(hold)),
                 *("--supervisor-pid", str(os.getpid()), "--engine", engine),
                 *("--step-budget-ms", str(step_budget_ms), "--log-level", "warning", "--log-format", "text"),
@@ -57,33 +67,53 @@ class WorkerProcess:
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "GGML_NO_BACKTRACE": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            pass_fds=(hold,),
+            pass_fds=(hold, theirs.fileno()),
             start_new_session=True,
         )
         os.close(hold)
+        theirs.close()
         self.until(lambda: bool(self.of(WorkerHello)), 30)
 
     def send(self, *messages: ToWorker) -> None:
         for message in messages:
-            self._router.send_multipart([self._incarnation.encode(), encode(message)])
+            self._line.send([encode(message)])
 
     def until(self, reached: Callable[[], bool], limit_s: float = 30.0) -> None:
         """Take messages until `reached`; fails if the worker ends before."""
         deadline = time.monotonic() + limit_s
         while not reached():
             assert time.monotonic() < deadline, self.messages[-5:]
-            if self._router.poll(20):
-                _, _gateway, _kind, payload = self._router.recv_multipart()
-                self.messages.append((time.monotonic(), decode_from_worker(payload)))
-            else:
-                assert self.process.poll() is None, f"the worker ended with {self.process.returncode}"
+            try:
+                for _gateway, _kind, payload in self._line.receive():
+                    self.messages.append((time.monotonic(), decode_from_worker(payload)))
+            except TimeoutError:
+                pass
+            except EOFError:
+                pytest.fail(f"the worker ended with {self.process.wait(5)}")
 
     def load(
-        self, path: str, name: str = "m", *, context: int = 8192, kv_tokens: int = 8192, parallel: int = 4
+        self,
+        path: str,
+        name: str = "m",
+        *,
+        context: int = 8192,
+        kv_tokens: int = 8192,
+        parallel: int = 4,
+        host_cache_mb: int = 0,
     ) -> Loaded:
         """Load a model. Raises AssertionError with the worker's reason."""
-        self.send(LoadModel(model=name, path=path, context=context, kv_tokens=kv_tokens, parallel=parallel))
-        self.until(lambda: name in {m.model for m in self.of(Loaded)} | {m.model for m in self.of(LoadFailed)})
+        answers = len(self.of(Loaded)) + len(self.of(LoadFailed))
+        self.send(
+            LoadModel(
+                model=name,
+                path=path,
+                context=context,
+                kv_tokens=kv_tokens,
+                parallel=parallel,
+                host_cache_mb=host_cache_mb,
+            )
+        )
+        self.until(lambda: len(self.of(Loaded)) + len(self.of(LoadFailed)) > answers)
         failed = [m.message for m in self.of(LoadFailed) if m.model == name]
         assert not failed, failed
         return next(m for m in self.of(Loaded) if m.model == name)
@@ -152,7 +182,6 @@ class WorkerProcess:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
         self.cut_lifeline()
-        self._router.close(linger=0)
-        self._context.term()
+        self._line.close()
         with self.process.stdout as stdout:
             return stdout.read()

@@ -67,7 +67,7 @@ def test_what_a_newer_version_wrote_is_kept() -> None:
     "text", [b"", b"[]", b"{}", b'{"version": 2}', b'{"version": 1, "id": "s", "cwd": "/", "history": [1]}']
 )
 def test_what_is_no_session_is_refused(text: bytes) -> None:
-    with pytest.raises(ValueError)  # noqa: PT011 # the kinds of damage differ:
+    with pytest.raises(ValueError):  # noqa: PT011 # the kinds of damage differ
         Record.decode(text)
 
 

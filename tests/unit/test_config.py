@@ -37,6 +37,46 @@ def test_toml_and_yaml_mean_the_same(tmp_path: Path) -> None:
     assert load_catalogue(toml) == load_catalogue(yaml)
 
 
+SEED_TOML = """
+[gateway]
+listen = "0.0.0.0:31313"
+metrics_listen = "0.0.0.0:31314"
+
+[eviction]
+strategy = "lru"            # lru | priority
+defrag_after_cycles = 50
+
+[[neurons]]
+name = "beast"
+endpoint = "http://beast.internal:13131"
+
+[[neurons]]
+name = "benjy"
+endpoint = "http://benjy.internal:13131"
+"""
+SEED_YAML = """
+gateway:
+  listen: 0.0.0.0:31313
+  metrics_listen: 0.0.0.0:31314
+eviction:
+  strategy: lru
+  defrag_after_cycles: 50
+neurons:
+  - name: beast
+    endpoint: http://beast.internal:13131
+  - name: benjy
+    endpoint: tcp://benjy.internal:13131
+"""
+
+
+def test_the_seed_configuration_and_its_yaml_twin_give_the_same_fleet(tmp_path: Path) -> None:
+    toml = cortex.load_settings(write(tmp_path, "cortex.toml", SEED_TOML))
+    yaml = cortex.load_settings(write(tmp_path, "cortex.yaml", SEED_YAML))
+    hosts = {n: Endpoint(f"{n}.internal", 13131) for n in ("beast", "benjy")}
+    assert toml.neuron_endpoints() == yaml.neuron_endpoints() == hosts
+    assert (toml.gateway, toml.listen, toml.eviction_message()) == (yaml.gateway, yaml.listen, yaml.eviction_message())
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Code, RequestError
-from common.messages import EndedItem
+from common.messages import EndedItem, Likelihood, TokenLogprob
 from cortex.api import errors
 from cortex.dialects.contract import Dialect, Heading, Request
 from cortex.dialects.openai_chat import OpenAIChat
 from cortex.dialects.openai_completions import OpenAICompletions
-from cortex.fleet.contract import Events
+from cortex.fleet.contract import Events, Told
 from tests.support.fake_fleet import begun, done
 
 HEADING = Heading(id="42", model="real", created=1234)
@@ -169,3 +169,46 @@ def test_folding_the_stream_gives_the_body(
         "usage": body["usage"],
         "timings": body["timings"],
     }
+
+
+def told(text: str, *logprobs: float) -> Told:
+    """Return a piece whose tokens are its characters."""
+    entries = [
+        TokenLogprob(Likelihood(c.encode(), p), [Likelihood(c.encode(), p)])
+        for c, p in zip(text, logprobs, strict=True)
+    ]
+    return Told(text, entries)
+
+
+def test_chat_tells_log_probabilities_as_documented() -> None:
+    events: Events = [(0, begun()), (0, told("hi", -0.5, -0.25)), (0, done(2))]
+    body = whole(read(OpenAIChat(), logprobs=True, top_logprobs=1), events)
+    h = {"token": "h", "logprob": -0.5, "bytes": [104]}
+    i = {"token": "i", "logprob": -0.25, "bytes": [105]}
+    content = [{**h, "top_logprobs": [h]}, {**i, "top_logprobs": [i]}]
+    assert body["choices"][0]["logprobs"] == {"content": content, "refusal": None}
+    assert body["choices"][0]["message"]["content"] == "hi"
+    made = stream(read(OpenAIChat(), logprobs=True, top_logprobs=1, stream=True), events)
+    assert made[1]["choices"][0]["logprobs"] == {"content": content, "refusal": None}
+    assert made[1]["choices"][0]["delta"] == {"content": "hi"}
+
+
+def test_completions_tell_log_probabilities_with_the_offsets_of_the_text() -> None:
+    events: Events = [(0, begun()), (0, told("hi", -0.5, -0.25)), (0, told("!", -1.0)), (0, done(3))]
+    expected = {
+        "tokens": ["h", "i", "!"],
+        "token_logprobs": [-0.5, -0.25, -1.0],
+        "top_logprobs": [{"h": -0.5}, {"i": -0.25}, {"!": -1.0}],
+        "text_offset": [3, 4, 5],
+    }
+    request = read(OpenAICompletions(), logprobs=1, echo=True, prompt="say")
+    assert whole(request, events)["choices"][0]["logprobs"] == expected
+    request = read(OpenAICompletions(), logprobs=1, echo=True, prompt="say", stream=True)
+    made = [c["choices"][0]["logprobs"] for c in stream(request, events)]
+    assert [entry for each in made if each for entry in each["text_offset"]] == [3, 4, 5]
+
+
+def test_without_being_asked_nothing_is_told() -> None:
+    body = whole(read(OpenAIChat(), logprobs=True), [(0, begun()), (0, done(0))])
+    assert body["choices"][0]["logprobs"] == {"content": [], "refusal": None}
+    assert whole(read(OpenAIChat()), *ONE)["choices"][0]["logprobs"] is None

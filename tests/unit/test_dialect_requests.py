@@ -12,6 +12,8 @@ from cortex.dialects.contract import Dialect
 from cortex.dialects.openai_chat import OpenAIChat
 from cortex.dialects.openai_completions import OpenAICompletions
 
+PNG = "data:image/png;base64,iVBORw0KGgo="
+TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
 HELLO = [{"role": "user", "content": "hello"}]
 
 
@@ -57,7 +59,7 @@ def test_messages_reach_the_template_exactly_as_they_were_written() -> None:
         {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f"}}]},
         {"role": "tool", "tool_call_id": "1", "content": "42"},
         {"role": "system", "content": "in the middle"},
-        {"role": "assistant", "tool_calls": [{"id": "2"}]},
+        {"role": "assistant", "tool_calls": [{"id": "2", "function": {"name": "g", "arguments": "{}"}}]},
         {"role": "user", "content": "", "unknown": {"deep": [1, 2.5, None, True]}},
     ]
     assert chat(messages=messages).inputs == [Chat(messages=messages)]
@@ -138,6 +140,32 @@ def test_template_arguments_go_along() -> None:
         ({"messages": [*HELLO, {"role": "user", "content": 5}]}, "messages[1].content"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]"),
         ({"model": ""}, "model"),
+        ({"tools": "f"}, "tools"),
+        ({"tools": [5]}, "tools[0]"),
+        ({"tools": [{**TOOL, "function": {"name": ""}}]}, "tools[0].function.name"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
+        ({"tools": [{**TOOL, "function": {"name": "g", "parameters": []}}]}, "tools[0].function.parameters"),
+        (
+            {"tools": [{**TOOL, "function": {"name": "g", "parameters": {"type": "array"}}}]},
+            "tools[0].function.parameters.type",
+        ),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "maybe"}, "tool_choice"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "tool_choice.function.name",
+        ),
+        ({"reasoning_effort": "huge"}, "reasoning_effort"),
+        ({"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "messages[0].content[0].type"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}
+                ]
+            },
+            "messages[0].content[0].image_url",
+        ),
         ({"model": 5}, "model"),
     ],
 )
@@ -158,6 +186,25 @@ def test_a_field_that_is_missing_is_named(fields: dict[str, Any], param: str) ->
     assert refused_chat(**fields) == (Code.MISSING_FIELD, param)
 
 
+def test_tools_reach_the_template_as_they_were_written() -> None:
+    given = chat(tools=[TOOL]).inputs[0]
+    assert given == Chat(messages=HELLO, tools=[TOOL])
+    named = chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "f"}}, parallel_tool_calls=False)
+    assert named.inputs[0] == Chat(
+        messages=HELLO, tools=[TOOL], tool_choice="required", tool_name="f", parallel_tool_calls=False
+    )
+    assert chat(tools=[TOOL], tool_choice="none").inputs[0] == Chat(messages=HELLO)
+
+
+def test_effort_reaches_the_template_and_the_client_s_own_arguments_win() -> None:
+    given = chat(reasoning_effort="low", chat_template_kwargs={"enable_thinking": False}).inputs[0]
+    assert isinstance(given, Chat)
+    assert given.template_kwargs == {"enable_thinking": False, "thinking": True, "reasoning_effort": "low"}
+    off = chat(reasoning_effort="none").inputs[0]
+    assert isinstance(off, Chat)
+    assert off.template_kwargs == {"enable_thinking": False, "thinking": False}
+
+
 @pytest.mark.parametrize("missing", ["model", "messages"])
 def test_a_required_field_is_named(missing: str) -> None:
     body = {k: v for k, v in {"model": "m", "messages": HELLO}.items() if k != missing}
@@ -168,20 +215,15 @@ def test_a_required_field_is_named(missing: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"function_call": {"name": "f"}}, "function_call"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"response_format": "json"}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
-        ({"top_logprobs": 3}, "top_logprobs"),
-        ({"grammar": "root ::= x"}, "grammar"),
-        ({"ignore_eos": True}, "ignore_eos"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PNG}}]}]},
+            "messages[0].content[0].image_url",
+        ),
     ],
 )
 def test_what_does_nothing_yet_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
@@ -242,7 +284,7 @@ def test_a_completion_has_16_tokens_unless_told_otherwise() -> None:
     [
         ({"suffix": "x"}, Code.UNSUPPORTED_PARAMETER, "suffix"),
         ({"best_of": 2}, Code.UNSUPPORTED_PARAMETER, "best_of"),
-        ({"logprobs": 0}, Code.UNSUPPORTED_PARAMETER, "logprobs"),
+        ({"logprobs": 6}, Code.INVALID_VALUE, "logprobs"),
         ({"prompt": [1, 2], "echo": True}, Code.INVALID_VALUE, "echo"),
         ({"prompt": ["x"] * 20, "n": 16}, Code.INVALID_VALUE, "prompt"),
     ],

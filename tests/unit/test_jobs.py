@@ -46,13 +46,18 @@ def test_the_budget_becomes_a_deadline_on_this_clock() -> None:
     assert book.add("gw", job("b"), 10.0).deadline is None
 
 
-def test_the_first_claim_holds_until_it_is_settled_or_too_old() -> None:
+def test_the_first_claim_holds_until_it_is_too_old() -> None:
     claims = Claims()
-    assert claims.record("m", "beast", 0.0) == "beast"
-    assert claims.record("m", "benjy", 1.0) == "beast"
-    assert claims.record("m", "benjy", 31.0) == "benjy"
-    claims.settle("m")
-    assert claims.record("m", "beast", 32.0) == "beast"
+    assert claims.record("m", "beast", (), 0.0) == "beast"
+    assert claims.record("m", "benjy", (), 1.0) == "beast"
+    assert claims.record("m", "benjy", (), 31.0) == "benjy"
+
+
+def test_a_claim_on_a_neuron_that_cannot_take_the_model_is_replaced() -> None:
+    claims = Claims()
+    claims.record("m", "beast", (), 0.0)
+    assert claims.record("m", "benjy", ["beast"], 1.0) == "benjy"
+    assert claims.record("m", "beast", (), 2.0) == "benjy"
 
 
 def test_a_silent_gateway_loses_its_lease_and_a_stranger_has_none() -> None:

@@ -27,7 +27,10 @@ from common.messages import (
     Memory,
     MemoryReply,
     MemoryView,
+    Models,
+    ModelsReply,
     NodeState,
+    Pin,
     Prepare,
     Pulse,
     Refused,
@@ -36,9 +39,11 @@ from common.messages import (
     Started,
     Status,
     StatusReply,
+    Submit,
     Undrain,
     Unload,
     UnloadModel,
+    Unpin,
     WorkerMemory,
 )
 from neuron.discovery import Device
@@ -252,9 +257,11 @@ def test_a_failed_load_ends_the_waiting_jobs_with_the_reason_and_frees_the_memor
 
 def test_a_model_without_room_is_refused_with_the_numbers() -> None:
     drive = Drive(devices=[cpu("CPU-0", 400)], models=[profile("a"), profile("b")]).start().connect()
+    drive.peer_says(Pin(request="p", model="a"))
     drive.submit(job("a", "a"))
     drive.submit(job("b", "b"))
     assert drive.ends() == {"b": "no_capacity"}
+    assert "300 MiB" in drive.told_of(Failed)[0].items[0].message
     drive.check()
 
 
@@ -507,6 +514,25 @@ def test_a_claim_is_answered_with_the_first_on_record() -> None:
     drive.peer_says(Claim(request="1", model="x", choice="beast"))
     drive.peer_says(Claim(request="2", model="x", choice="benjy"))
     assert [c.choice for c in drive.told_of(Claimed)] == ["beast", "beast"]
+
+
+def test_jobs_may_bring_the_profile_of_a_model_that_is_not_known_here() -> None:
+    drive = two_devices()
+    drive.peer_says(Submit(jobs=[job("x", model="new")], profile=profile("new")))
+    assert not drive.told_of(Failed)
+    drive.peer_says(Models(request="1"))
+    assert [m.id for m in drive.told_of(ModelsReply)[-1].models] == ["a", "b", "new"]
+
+
+def test_a_pin_is_told_until_it_ends_and_asking_twice_changes_nothing() -> None:
+    drive = two_devices()
+    for ask, pinned in ((Pin, True), (Pin, True), (Unpin, False), (Unpin, False)):
+        drive.peer_says(ask(request="1", model="a"))
+        drive.peer_says(Models(request="2"))
+        assert drive.told_of(ModelsReply)[-1].models[0].pinned is pinned
+    assert len(drive.told_of(Done)) == 4
+    drive.peer_says(Pin(request="3", model="nobody"))
+    assert drive.told_of(Refused)[-1].code is Code.MODEL_NOT_FOUND
 
 
 def test_status_lists_jobs_and_states() -> None:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.worker.engine import CHUNK_TOKENS
-from neuron.worker.planner import MIN_CHUNK, TILE_BUDGETS, TILE_ROWS, Pace, Plan, plan
+from neuron.worker.planner import FIRST_CHUNK, MIN_CHUNK, Pace, Plan, plan
 from tests.support.tasks import make_generation as generation
 
 
@@ -64,17 +64,16 @@ def test_no_batch_exceeds_the_chunk_the_cells_or_the_engine(
 
 
 class Device:
-    """Takes decode_s for decode tokens and a + b × position seconds a prompt token, `dear` times that below a tile."""
+    """Takes decode_s for decode tokens and a + b × position seconds a prompt token."""
 
-    def __init__(self, decode_s: float, a: float, b: float, *, dear: float = 1.0) -> None:
-        self.decode_s, self.a, self.b, self.dear = decode_s, a, b, dear
+    def __init__(self, decode_s: float, a: float, b: float) -> None:
+        self.decode_s, self.a, self.b = decode_s, a, b
 
     def seconds(self, batch: Plan) -> float:
         prompts = sum(
             (self.a + self.b * (c.position + len(c.tokens) / 2)) * len(c.tokens) for c in batch.chunks[batch.decodes :]
         )
-        factor = 1.0 if batch.decodes + batch.prefills >= TILE_ROWS else self.dear
-        return prompts * factor + (self.decode_s if batch.decodes else 0.0)
+        return prompts + (self.decode_s if batch.decodes else 0.0)
 
 
 def prefill(pace: Pace, device: Device, length: int, budget_s: float, running: int) -> list[float]:
@@ -82,7 +81,7 @@ def prefill(pace: Pace, device: Device, length: int, budget_s: float, running: i
     runners = [generation(i + 1, 9, position=8) for i in range(running)]
     prompt, times = generation(0, length), []
     while prompt.pending > 0:
-        chunk = pace.chunk(prompt.position, prompt.pending, budget_s, len(runners))
+        chunk = pace.chunk(prompt.position, budget_s, len(runners))
         batch = plan([prompt, *runners], 100_000, chunk)
         assert batch is not None
         times.append(device.seconds(batch))
@@ -108,48 +107,31 @@ def test_steps_fill_the_budget_and_do_not_exceed_it_by_much(a: float) -> None:
         assert min(times[2:-1]) > 0.2
 
 
-def test_a_slower_device_works_in_whole_tiles_beyond_the_budget() -> None:
-    pace, device = Pace(), Device(0.03, 0.004, 0.0000005, dear=2.0)
-    decode(pace, device, 4, 5)
-    times = prefill(pace, device, 4000, 0.25, 4)
-    assert max(times) < 0.5
-    assert 4000 // (TILE_ROWS - 4) <= len(times) <= 4000 // (TILE_ROWS - 4) + 4
-
-
 def test_one_slow_moment_is_forgotten() -> None:
-    pace, device = Pace(), Device(0.03, 0.004, 0.0, dear=2.0)
+    pace, device = Pace(), Device(0.03, 0.004, 0.0)
     decode(pace, device, 4, 5)
     prefill(pace, device, 1000, 0.25, 4)
-    slow = Device(3.0, 0.4, 0.0)
-    prefill(pace, slow, 120, 0.25, 4)
-    times = prefill(pace, device, 4000, 0.25, 4)
-    assert len(times) < 2 * 4000 / (TILE_ROWS - 4)
-    assert pace.chunk(0, 4000, 0.25, 4) >= TILE_ROWS - 4
+    usual = pace.chunk(0, 0.25, 4)
+    prefill(pace, Device(0.03, 0.4, 0.0), 300, 0.25, 4)
+    assert pace.chunk(0, 0.25, 4) < usual / 2
+    prefill(pace, device, 1000, 0.25, 4)
+    assert pace.chunk(0, 0.25, 4) >= 0.9 * usual
 
 
-def test_where_a_tile_takes_too_long_chunks_are_smaller_and_meet_the_budget() -> None:
-    pace, device = Pace(), Device(0.03, 0.015, 0.0, dear=2.0)
-    assert (TILE_ROWS - 4) * 0.015 > TILE_BUDGETS * 0.25
-    decode(pace, device, 4, 5)
-    times = prefill(pace, device, 1000, 0.25, 4)[3:]
-    assert sum(t > 0.3 for t in times) <= len(times) / 50
-    assert min(times[:-1]) > 0.2
-
-
-def test_a_long_prompt_that_follows_a_short_one_stays_in_its_limit_at_its_far_end() -> None:
-    pace, device = Pace(), Device(0.03, 0.003, 0.000001, dear=1.5)
+def test_a_long_prompt_that_follows_a_short_one_stays_in_its_budget_at_its_far_end() -> None:
+    pace, device = Pace(), Device(0.03, 0.003, 0.000001)
     decode(pace, device, 4, 5)
     prefill(pace, device, 300, 0.25, 4)
     times = prefill(pace, device, 16000, 0.25, 4)
-    assert sum(t > TILE_BUDGETS * 0.25 for t in times) <= len(times) / 50
+    assert sum(t > 0.3 for t in times) <= len(times) / 50
 
 
-def test_the_first_chunk_of_an_unknown_model_is_one_tile() -> None:
-    assert Pace().chunk(0, 4000, 0.25, 4) == TILE_ROWS - 4
+def test_the_first_chunk_beside_streams_of_an_unknown_model_is_short() -> None:
+    assert Pace().chunk(0, 0.25, 4) == FIRST_CHUNK
 
 
 def test_a_prompt_gets_on_where_one_token_takes_longer_than_the_budget() -> None:
     pace, device = Pace(), Device(5.0, 1.0, 0.0)
     decode(pace, device, 1, 3)
     prefill(pace, device, 100, 0.25, 1)
-    assert pace.chunk(0, 4000, 0.25, 1) == MIN_CHUNK
+    assert pace.chunk(0, 0.25, 1) == MIN_CHUNK

@@ -12,16 +12,16 @@ def test_a_name_is_looked_for_below_every_model_dir(tmp_path: Path) -> None:
     (tmp_path / "two" / "deep").mkdir(parents=True)
     (tmp_path / "two" / "deep" / "m.gguf").touch()
     dirs = [tmp_path / "one", tmp_path / "two"]
-    assert resolve_source("deep/m.gguf", dirs) == tmp_path / "two" / "deep" / "m.gguf"
+    assert resolve_source("deep/m.gguf", dirs, tmp_path) == tmp_path / "two" / "deep" / "m.gguf"
 
 
 def test_an_absolute_file_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").touch()
-    assert resolve_source(f"file:{tmp_path}/m.gguf", []) == tmp_path / "m.gguf"
+    assert resolve_source(f"file:{tmp_path}/m.gguf", [], tmp_path) == tmp_path / "m.gguf"
 
 
 def test_a_file_of_an_installed_package_is_found_without_importing_it() -> None:
-    assert resolve_source("package:common/messages.py", []).name == "messages.py"
+    assert resolve_source("package:common/messages.py", [], Path("/")).name == "messages.py"
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,12 @@ def test_a_file_of_an_installed_package_is_found_without_importing_it() -> None:
         ("package:common/../secret", "must not leave"),
         ("package:common/absent.gguf", "no such file"),
         ("package:not-an-identifier/m", "is not installed"),
-        ("hf:org/repo/m.gguf", "not supported yet"),
+        ("hf:org/repo/m.gguf", "run: neuronctl pull hf:org/repo/m.gguf"),
+        ("hf:org", "write hf:ORG/REPO"),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(tmp_path: Path, source: str, expected: str) -> None:
     with pytest.raises(RequestError, match=expected) as caught:
-        resolve_source(source, [tmp_path])
+        resolve_source(source, [tmp_path], tmp_path)
     assert caught.value.code is Code.MODEL_LOADING_FAILED
     assert source in caught.value.message

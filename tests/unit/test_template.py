@@ -3,7 +3,7 @@
 import pytest
 
 from common.errors import Code, RequestError
-from neuron.prep import template as module
+from neuron.prep import sandbox
 from neuron.prep.template import ChatTemplate
 
 LLAMA3 = (
@@ -20,7 +20,7 @@ STRICT = (
 
 
 def render(source: str | None, messages: list[dict[str, object]], **arguments: object) -> str:
-    return ChatTemplate(source, bos="<s>", eos="</s>").render(messages, arguments)
+    return ChatTemplate(source, bos="<s>", eos="</s>").render(messages, arguments, [])
 
 
 def test_without_a_template_chatml_is_used_and_nothing_is_added() -> None:
@@ -78,7 +78,30 @@ def test_a_template_that_is_no_template_is_an_error() -> None:
 
 
 def test_a_template_that_computes_for_ever_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RENDER_S", 0.05)
+    monkeypatch.setattr(sandbox, "CPU_S", 0.05)
+    monkeypatch.setattr("neuron.prep.template._ASKING_S", 0.01)
     slow = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
     with pytest.raises(RequestError, match="took longer than"):
         render(slow, [])
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{{ 'x' * 99999999999 }}", "{{ [0] * 99999999999 }}", "{{ 9 ** 99999999 }}", "{{ (2 ** 4000) * (2 ** 4000) }}"],
+)
+def test_arithmetic_that_c_would_compute_for_ever_is_refused(source: str) -> None:
+    with pytest.raises(RequestError, match=r"not allowed to do that: the result of .* would be too large"):
+        render(source, [])
+
+
+def test_a_template_that_takes_too_much_memory_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MEMORY_MB", 64)
+    greedy = "{% set ns = namespace(t='x' * 1000000) %}{% for i in range(12) %}{% set ns.t = ns.t ~ ns.t %}{% endfor %}"
+    with pytest.raises(RequestError, match="needs more than"):
+        render(greedy, [])
+    assert render("fine", []) == "fine"
+
+
+def test_the_requests_own_fields_cannot_be_given_twice() -> None:
+    with pytest.raises(RequestError, match="'messages' is given by the request itself"):
+        ChatTemplate("x", bos="", eos="").render([], {"messages": []}, [])

@@ -55,6 +55,21 @@ def test_a_suspect_neuron_still_counts_and_one_that_is_down_does_not() -> None:
     assert entry["feasible_on"] == []
 
 
+def test_a_neuron_whose_connection_is_cut_shows_nothing_it_held_but_its_models_stay_listed() -> None:
+    cut = node("a", model_state("m"), link=LinkState.SUSPECT)
+    cut.is_cut = True
+    (entry, _) = list_models([cut], CATALOGUE, 1)
+    assert (entry["status"]["value"], entry["locations"][0]["status"]) == ("unloaded", "unreachable")
+    assert entry["feasible_on"] == []
+
+
+def test_a_catalogued_model_is_feasible_where_a_device_is_large_enough() -> None:
+    sized = Catalogue(models=[Profile(id="x", source="x", vram_mb=600)])
+    small = node("small", devices=[DeviceState(uuid="d", name="d", kind="cpu", state="ready", memory_mb=500)])
+    (entry,) = list_models([small, node("large")], sized, 1)
+    assert entry["feasible_on"] == ["large"]
+
+
 def test_what_is_unknown_is_absent_and_never_zero() -> None:
     bare = ModelState(id="x", status="unloaded")
     (entry, *_) = [e for e in list_models([node("a", bare)], CATALOGUE, 1) if e["id"] == "x"]

@@ -1,0 +1,95 @@
+"""POST /v1/embeddings: OpenAI's request to a job, its vectors to the body."""
+
+import base64
+import struct
+from typing import Annotated, Any, Literal
+
+import msgspec
+import orjson
+from msgspec import Meta
+
+from common.messages import Embed, EndedItem, Text, TokenIds
+from cortex.dialects.canonical import Generation
+from cortex.dialects.contract import Heading
+from cortex.dialects.decoding import BodyDecoder, invalid_value
+from cortex.dialects.openai_fields import TokenId, refuse
+from cortex.dialects.single import SingleBody, WholeRequest
+
+MAX_INPUTS = 2048
+
+Inputs = Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1)]
+
+
+class EmbeddingFields(msgspec.Struct, frozen=True, kw_only=True):
+    """The request's body. `user` is ignored."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    input: str | Inputs
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+
+
+_decode = BodyDecoder(EmbeddingFields)
+
+
+class EmbeddingRequest(WholeRequest):
+    """A request that has been read."""
+
+    def __init__(self, fields: EmbeddingFields) -> None:
+        self.generation = Generation(model=fields.model, inputs=[Embed(inputs=_read_input(fields.input))])
+        self._is_base64 = fields.encoding_format == "base64"
+
+    def body(self, heading: Heading) -> "EmbeddingBody":
+        """Return the empty body of the reply."""
+        return EmbeddingBody(heading, is_base64=self._is_base64)
+
+
+class Embeddings:
+    """Implements contract.Dialect."""
+
+    name = "embeddings"
+
+    def read(self, body: bytes) -> EmbeddingRequest:
+        """Return the request in an HTTP body. Raises RequestError naming the field."""
+        fields = _decode(body)
+        refuse(("dimensions", fields.dimensions is not None, "leave it out; a model's vectors have one length"))
+        return EmbeddingRequest(fields)
+
+
+def _read_input(given: str | list[str | int | list[int]]) -> list[Text | TokenIds]:
+    if isinstance(given, str):
+        return [Text(text=given)]
+    if len(given) > MAX_INPUTS and not all(isinstance(g, int) for g in given):
+        raise invalid_value("input", f"a list of at most {MAX_INPUTS} texts")
+    texts = [g for g in given if isinstance(g, str)]
+    ids = [g for g in given if isinstance(g, int)]
+    lists = [g for g in given if isinstance(g, list)]
+    if len(texts) == len(given):
+        return [Text(text=text) for text in texts]
+    if len(ids) == len(given):
+        return [TokenIds(ids=ids)]
+    if len(lists) == len(given):
+        return [TokenIds(ids=item) for item in lists]
+    raise invalid_value("input", "text, a list of texts, a list of token ids, or a list of lists of token ids")
+
+
+class EmbeddingBody(SingleBody):
+    """The reply: one vector an input, in order."""
+
+    def __init__(self, heading: Heading, *, is_base64: bool) -> None:
+        super().__init__(heading)
+        self._is_base64 = is_base64
+
+    def write(self, heading: Heading, item: EndedItem) -> bytes:
+        """Return the JSON."""
+        data: list[dict[str, Any]] = [
+            {"object": "embedding", "index": index, "embedding": self._encode(vector)}
+            for index, vector in enumerate(item.vectors)
+        ]
+        usage = {"prompt_tokens": item.prompt_tokens, "total_tokens": item.prompt_tokens}
+        return orjson.dumps({"object": "list", "data": data, "model": heading.model, "usage": usage})
+
+    def _encode(self, vector: bytes) -> str | tuple[float, ...]:
+        if self._is_base64:
+            return base64.b64encode(vector).decode()
+        return struct.unpack(f"<{len(vector) // 4}f", vector)

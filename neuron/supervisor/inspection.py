@@ -1,0 +1,121 @@
+"""Which models this host knows, and what their files tell: profiles, the search for the file, its header."""
+
+from common.catalogue import Profile
+from common.messages import Inspect, Inspected, InspectFailed
+from neuron.discovery import Device
+from neuron.memory.estimate import MemoryPlan, plan_memory
+from neuron.memory.residency import Model
+from neuron.supervisor.host import Host
+from neuron.supervisor.instructions import ResolveSource
+from neuron.supervisor.states import State
+
+FAULT_MEMORY_S = 2.0
+"""A model that cannot be served is looked at again when it is asked for after this time: the file may have come."""
+
+
+def size_model(host: Host, model: Model, device: str, free_mb: int | None) -> MemoryPlan | str:
+    """Return the sizes to load a model with on a device of which `free_mb` are free, or why that is not possible."""
+    assert model.facts is not None, "sizes need the inspected file"
+    correction_mb = host.corrections.get(correction_key(model, device), 0)
+    return plan_memory(model.profile, model.facts, free_mb, correction_mb)
+
+
+def correction_key(model: Model, device: str) -> str:
+    """Return where the error of the estimate is remembered."""
+    return f"{model.fingerprint}@{device}"
+
+
+def is_large_enough(model: Model, device: Device) -> bool:
+    """Say whether a device has the memory that the profile asks of every device."""
+    least = model.profile.min_device_vram_mb
+    return least is None or device.memory_mb is None or device.memory_mb >= least
+
+
+class Inspection:
+    """Keeps the profiles. An inspection that ends is reported by the caller to those who waited."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._fault_at: dict[str, float] = {}
+
+    def adopt(self, profile: Profile, *, own: bool) -> Model:
+        """Take a profile into the catalogue; one whose model is resident keeps what it was loaded with."""
+        host = self._host
+        known = host.models.get(profile.id)
+        if known is None or (not known.is_own and not known.replicas and known.profile != profile):
+            known = host.models[profile.id] = Model(profile, own, pinned=host.settings.name in profile.pinned_on)
+            host.is_dirty = True
+        return known
+
+    def inspect(self, model: Model) -> None:
+        """Find the model's file and have prep read its header, unless that is known or under way."""
+        host = self._host
+        if model.inspecting or model.facts is not None:
+            return
+        model.inspecting = True
+        host.out.append(ResolveSource(model.id, model.profile.source))
+
+    def source_resolved(self, model: Model, path: str | None, error: str | None) -> bool:
+        """Go on with the inspection; return True if it has ended, with a fault."""
+        if path is None:
+            self._settle(model, error or "its file was not found")
+            return True
+        model.path = path
+        if self._host.prep.state is State.READY:
+            self._host.tell_prep(Inspect(model=model.id, path=path))
+        return False
+
+    def prep_came_up(self) -> None:
+        """Ask a new prep process again what the old one did not answer."""
+        for model in self._host.models.values():
+            if model.inspecting and model.path is not None:
+                self._host.tell_prep(Inspect(model=model.id, path=model.path))
+
+    def inspected(self, message: Inspected | InspectFailed) -> Model | None:
+        """Record what prep found out about a model; return the model."""
+        model = self._host.models.get(message.model)
+        if model is None or not model.inspecting:
+            return None
+        if isinstance(message, InspectFailed):
+            self._settle(model, message.message)
+        else:
+            model.facts = message.facts
+            self._foresee(model)
+            self._settle(model, None)
+        return model
+
+    def _foresee(self, model: Model) -> None:
+        """Tell from the header whether the model can ever be held here, and with which sizes."""
+        assert model.facts is not None
+        model.plan, model.shortfall = None, "no device of this host is served"
+        for device in self._host.workers:
+            found: MemoryPlan | str = f"{device} has less than min_device_vram_mb ({model.profile.min_device_vram_mb})"
+            if is_large_enough(model, self._host.devices[device]):
+                found = size_model(self._host, model, device, self._host.ledger.capacity_mb(device))
+            if not isinstance(found, MemoryPlan):
+                model.shortfall = found if model.plan is None else None
+            elif model.plan is None or found.kv_tokens > model.plan.kv_tokens:
+                model.plan, model.shortfall = found, None
+
+    def _settle(self, model: Model, fault: str | None) -> None:
+        host = self._host
+        model.inspecting, model.fault = False, fault
+        host.is_dirty = True
+        if fault is not None:
+            self.note_fault(model, fault)
+            host.say("error", "model cannot be served", model=model.id, why=fault)
+
+    def note_fault(self, model: Model, fault: str) -> None:
+        """Remember why a model cannot be served."""
+        model.fault = fault
+        self._fault_at[model.id] = self._host.now
+        self._host.is_dirty = True
+
+    def is_fault_fresh(self, model: Model) -> bool:
+        """Say whether the model's fault is recent enough to be believed without another look."""
+        return model.fault is not None and self._host.now - self._fault_at.get(model.id, 0.0) < FAULT_MEMORY_S
+
+    def look_again(self, model: Model) -> None:
+        """Forget an old fault and inspect the model once more."""
+        model.fault, model.facts, model.path = None, None, None
+        self.inspect(model)

@@ -1,0 +1,150 @@
+"""Models that are to be loaded: at once where there is room, else in the order of asking as others make room.
+
+A plan is taken whole and looked at again after every event: it is dropped, and who had to leave for it stays, when its
+last waiter is gone, when its time is over, and when it no longer suffices; then another one is looked for.
+"""
+
+from collections.abc import Callable, Collection
+
+from common.errors import Code
+from common.messages import Done, Refused
+from neuron.memory.estimate import MemoryPlan
+from neuron.memory.residency import Model, Want
+from neuron.supervisor.host import Host
+from neuron.supervisor.inspection import is_large_enough
+from neuron.supervisor.room import Chance, Fit, Later, Never, Rooms
+
+Failure = tuple[Code, str]
+
+
+class Wants:
+    """Carries wishes to their load or their refusal."""
+
+    def __init__(self, host: Host, rooms: Rooms, start: Callable[[Model, str, MemoryPlan], None]) -> None:
+        """`start` begins a load for which there is room."""
+        self._host = host
+        self._rooms = rooms
+        self._start = start
+
+    def ask(self, model: Model, device: str | None = None, *, may_evict: bool = True) -> Failure | None:
+        """Load a model on `device` or the best one, or have it wait for room; return why neither is possible."""
+        host = self._host
+        if model.fault is not None:
+            return Code.MODEL_LOADING_FAILED, f"model '{model.id}' cannot be loaded: {model.fault}"
+        if device is not None and device not in host.devices:
+            return Code.NOT_FOUND, f"no device '{device}' here; there are: {', '.join(host.devices)}"
+        if (device is None and model.is_coming()) or (model.id, device) in host.wants:
+            return None
+        want = Want(model.id, device, host.now)
+        outcome = self._attempt(want, self._contested() if may_evict else host.devices)
+        if isinstance(outcome, tuple):
+            return outcome
+        if outcome is not None and not may_evict:
+            return Code.NO_CAPACITY, f"no room for model '{model.id}' unless another one goes"
+        if outcome is not None:
+            host.wants[model.id, device] = want
+            host.is_dirty = True
+            host.say("info", "model waits for room", model=model.id, device=want.at)
+        return None
+
+    def advance(self) -> list[tuple[Model, Failure]]:
+        """Move every wish on; return those that failed, whose waiting jobs the caller ends."""
+        host, failed = self._host, []
+        for key, want in list(host.wants.items()):
+            model = host.models[want.model]
+            if self._is_fulfilled(want, model):
+                self._forget(key)
+                self._hand_over(want, model)
+                continue
+            if not want.waiters and (want.device is not None or not host.jobs.waiting(model.id)):
+                host.say("info", "model no longer waits for room", model=model.id, because="nobody waits for it")
+                self._forget(key)
+                continue
+            outcome = self._step(want, model)
+            if outcome is None:
+                self._forget(key)
+                self._hand_over(want, model)
+            elif isinstance(outcome, tuple):
+                self._forget(key)
+                for peer, request in want.waiters:
+                    host.tell(peer, Refused(request=request, code=outcome[0], message=outcome[1]))
+                host.say("warning", "model gets no room", model=model.id, why=outcome[1])
+                if want.device is None:
+                    failed.append((model, outcome))
+        return failed
+
+    def _is_fulfilled(self, want: Want, model: Model) -> bool:
+        if want.device is None:
+            return model.is_coming()
+        replica = model.replicas.get(want.device)
+        return replica is not None and not replica.is_going
+
+    def _step(self, want: Want, model: Model) -> Failure | Later | None:
+        """Return None when its load has begun, and Later while it has to wait."""
+        host, waited_s = self._host, self._host.now - want.since
+        if model.fault is not None:
+            return Code.MODEL_LOADING_FAILED, f"model '{model.id}' cannot be loaded: {model.fault}"
+        if waited_s > host.settings.swap_wait_s:
+            text = f"no room for model '{model.id}' within {waited_s:.0f} s: the others are in use"
+            return Code.NO_CAPACITY, text
+        if want.at is not None and not self._rooms.is_sound(want):
+            self._rooms.give_up(want)
+        if want.at is None:
+            return self._attempt(want, self._contested(want))
+        if not self._rooms.is_made(want):
+            return Later()
+        assert want.plan is not None
+        self._start(model, want.at, want.plan)
+        return None
+
+    def _attempt(self, want: Want, kept: Collection[str]) -> Failure | Later | None:
+        """Look for room; on the devices of `kept` nobody goes."""
+        host, model = self._host, self._host.models[want.model]
+        named = [want.device] if want.device is not None else list(host.devices)
+        serving = [d for d in named if host.can_serve(d) and is_large_enough(model, host.devices[d])]
+        if not serving:
+            reasons = "; ".join(f"{d}: {host.why_not(d) or 'less than min_device_vram_mb'}" for d in named)
+            return Code.DEVICE_UNAVAILABLE, f"no device can take model '{model.id}' now ({reasons})"
+        devices = [d for d in serving if d not in model.replicas]
+        if not devices and any(model.replicas[d].is_going for d in serving):
+            return Later()
+        match self._rooms.find(model, devices, [d for d in devices if d not in kept]):
+            case Fit(device, plan):
+                self._start(model, device, plan)
+                return None
+            case Chance() as chance:
+                self._rooms.make(want, chance)
+                return Later()
+            case Later() as later:
+                return later
+            case Never(why):
+                return Code.NO_CAPACITY, f"no room for model '{model.id}' ({why})"
+
+    def _contested(self, until: Want | None = None) -> set[str]:
+        """Return the devices on which an earlier wish, still without a plan, is to choose first: else it may starve."""
+        devices: set[str] = set()
+        for want in self._host.wants.values():
+            if want is until:
+                break
+            if want.at is None:
+                devices |= {want.device} if want.device is not None else set(self._host.devices)
+        return devices
+
+    def _forget(self, key: tuple[str, str | None]) -> None:
+        self._rooms.give_up(self._host.wants.pop(key))
+        self._host.is_dirty = True
+
+    def _hand_over(self, want: Want, model: Model) -> None:
+        """Let those who waited for room wait for the load."""
+        replicas = [r for r in model.replicas.values() if want.device in (None, r.device) and not r.is_going]
+        loaded = next((r for r in replicas if r.status == "loaded"), None)
+        for peer, request in want.waiters:
+            if loaded is not None:
+                self._host.tell(peer, Done(request=request, text=f"{model.id} is loaded on {loaded.device}"))
+            else:
+                replicas[0].waiters.append((peer, request))
+
+    def peer_lost(self, peer: str) -> None:
+        """Wait no longer for a peer that is gone."""
+        for want in self._host.wants.values():
+            want.waiters = [w for w in want.waiters if w[0] != peer]
