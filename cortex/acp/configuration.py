@@ -22,6 +22,8 @@ class Endpoint:
     model: str = ""
     context_window: int | None = None
     max_tokens: int | None = None
+    tools: bool = True
+    """False for endpoints and models that know none: the agent then only talks."""
 
 
 @dataclass(frozen=True)
@@ -69,23 +71,16 @@ def read(path: Path, environment: Mapping[str, str]) -> Configuration:
 
 def _endpoint(path: Path, name: str, fields: Any, environment: Mapping[str, str]) -> Endpoint:
     where = f"{path}: endpoints.{name}"
-    kinds = {
-        "base_url": str,
-        "api_key": str,
-        "api_key_env": str,
-        "model": str,
-        "context_window": int,
-        "max_tokens": int,
-    }
+    texts, numbers = ("base_url", "api_key", "api_key_env", "model"), ("context_window", "max_tokens")
+    kinds = {**dict.fromkeys(texts, "text"), **dict.fromkeys(numbers, "a positive number"), "tools": "true or false"}
     if not isinstance(fields, dict):
         raise ConfigError(f"{where}: must be a table")
     for key, value in fields.items():
         if key not in kinds:
             raise ConfigError(f"{where}.{key}: unknown; known are {', '.join(kinds)}")
-        if not isinstance(value, kinds[key]) or isinstance(value, bool):
-            raise ConfigError(f"{where}.{key}: must be {'a number' if kinds[key] is int else 'text'}")
-        if isinstance(value, int) and value < 1:
-            raise ConfigError(f"{where}.{key}: must be positive")
+        is_number = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if not (isinstance(value, str) if key in texts else is_number if key in numbers else isinstance(value, bool)):
+            raise ConfigError(f"{where}.{key}: must be {kinds[key]}")
     if "base_url" not in fields:
         raise ConfigError(f"{where}.base_url: missing")
     key = fields.get("api_key", "")
@@ -108,6 +103,9 @@ def _with_environment(endpoint: Endpoint, environment: Mapping[str, str]) -> End
             raise ConfigError(f"{name}: {text!r} is not a positive number")
         return int(text)
 
+    tools = environment.get("HELEXA_ACP_TOOLS") or ("on" if endpoint.tools else "off")
+    if tools not in ("on", "off"):
+        raise ConfigError(f"HELEXA_ACP_TOOLS: {tools!r} must be on or off")
     url = environment.get("HELEXA_ACP_BASE_URL") or endpoint.base_url
     return replace(
         endpoint,
@@ -116,6 +114,7 @@ def _with_environment(endpoint: Endpoint, environment: Mapping[str, str]) -> End
         model=environment.get("HELEXA_ACP_MODEL") or endpoint.model,
         context_window=number("HELEXA_ACP_CONTEXT_WINDOW", endpoint.context_window),
         max_tokens=number("HELEXA_ACP_MAX_TOKENS", endpoint.max_tokens),
+        tools=tools == "on",
     )
 
 

@@ -100,7 +100,8 @@ class Turn:
         if window := self._endpoint.context_window:
             budget = max(window - (self._endpoint.max_tokens or window // _REPLY_SHARE), window // 2)
         messages = project(system, record.history, compacted=record.compacted, budget_tokens=budget)
-        body = request_body(self._model, messages, SCHEMAS, self._endpoint.max_tokens)
+        tools = SCHEMAS if self._endpoint.tools else []
+        body = request_body(self._model, messages, tools, self._endpoint.max_tokens)
         reply = self._reply = Reply()
         self._is_replied = False
         async for text, reasoning in self._upstream.stream(self._endpoint, body, reply, self._log_wait):

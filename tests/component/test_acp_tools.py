@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,7 @@ def test_allow_always_asks_once_and_not_for_another_kind_of_access(tmp_path: Pat
 def test_bash_runs_in_the_editors_terminal_and_shows_it(tmp_path: Path) -> None:
     async def scenario(editor: ScriptedEditor, upstream: ScriptedUpstream, session: str) -> None:
         await editor.stop_reason(session, "run")
-        assert result(upstream) == f"{os.path.realpath(editor.workspace)}\n\n[exit status 0]"
+        assert result(upstream) == f"{editor.workspace}\n\n[exit status 0]"
         assert {"type": "terminal", "terminalId": "term0"} in finished(editor)["content"]
         await editor.wait_asked("terminal/release")
 
@@ -109,24 +108,23 @@ def test_a_command_that_takes_too_long_is_killed_and_says_so(tmp_path: Path) -> 
     play(tmp_path, scenario, call("bash", command="exec sleep 60", timeout_s=1))
 
 
-@pytest.mark.parametrize(
-    "path", ["../out.md", "/tmp/out.md", ".helexa/plans/../../out.md", ".helexa/plans/link/out.md"]
-)
-def test_plan_mode_writes_nothing_outside_its_folder(tmp_path: Path, path: str) -> None:
+def test_plan_mode_writes_nothing_outside_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    plans = tmp_path / "work" / ".helexa" / "plans"
+    plans.mkdir(parents=True)
+    (plans / "link").symlink_to(tmp_path / "outside")
+    paths = ["../out.md", str(tmp_path / "out.md"), ".helexa/plans/../../out.md", ".helexa/plans/link/out.md"]
+
     async def scenario(editor: ScriptedEditor, upstream: ScriptedUpstream, session: str) -> None:
-        outside = tmp_path / "outside"
-        outside.mkdir()
-        plans = editor.workspace / ".helexa" / "plans"
-        plans.mkdir(parents=True)
-        (plans / "link").symlink_to(outside)
-        before = sorted(tmp_path.rglob("*.md"))
         await editor.ask("session/set_mode", sessionId=session, modeId="plan")
         await editor.stop_reason(session, "write")
-        assert "plan mode only reads" in result(upstream)
-        assert sorted(tmp_path.rglob("*.md")) == before
+        told = [m["content"] for m in upstream.requests[-1]["messages"] if m["role"] == "tool"]
+        assert len(told) == len(paths)
+        assert all("plan mode only reads" in text for text in told)
         assert not [m for m, _ in editor.asked if m.startswith(("fs/write", "session/request"))]
 
-    play(tmp_path, scenario, call("write_file", path=path, content="x"))
+    play(tmp_path, scenario, *(call("write_file", path=path, content="x") for path in paths))
+    assert list(tmp_path.rglob("*.md")) == []
 
 
 def test_plan_mode_writes_plans_and_runs_nothing(tmp_path: Path) -> None:
@@ -168,9 +166,8 @@ def test_reading_outside_the_workspace_is_asked_for(tmp_path: Path) -> None:
     play(tmp_path, scenario, call("read_file", path="link"), call("search", text="s3"), call("read_file", path="link"))
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "told"),
-    [
+def test_a_call_is_answered_whatever_it_asks(tmp_path: Path) -> None:
+    cases: list[tuple[str, Any, str]] = [
         ("nothing", {}, "there is no tool 'nothing'"),
         ("read_file", {}, "path: missing"),
         ("read_file", "{broken", "not JSON"),
@@ -179,17 +176,18 @@ def test_reading_outside_the_workspace_is_asked_for(tmp_path: Path) -> None:
         ("edit_file", {"path": "a", "old_text": "z", "new_text": "y"}, "not in"),
         ("list_dir", {}, "a\nsub/"),
         ("search", {"text": "x x"}, "a:1: x x"),
-    ],
-)
-def test_a_call_is_answered_whatever_it_asks(tmp_path: Path, name: str, arguments: Any, told: str) -> None:
+    ]
+
     async def scenario(editor: ScriptedEditor, upstream: ScriptedUpstream, session: str) -> None:
         (editor.workspace / "a").write_text("x x")
         (editor.workspace / "sub").mkdir()
         assert await editor.stop_reason(session, "go") == "end_turn"
-        assert told in result(upstream)
+        told = [m["content"] for m in upstream.requests[-1]["messages"] if m["role"] == "tool"]
+        for (name, _, wanted), text in zip(cases, told, strict=True):
+            assert wanted in text, name
         assert unpaired(editor.history(session)) == set()
 
-    play(tmp_path, scenario, Round(calls=[("c", name, arguments)]))
+    play(tmp_path, scenario, *(Round(calls=[("c", name, arguments)]) for name, arguments, _ in cases))
 
 
 def test_links_embedded_files_images_and_instructions_reach_the_model(tmp_path: Path) -> None:
@@ -198,7 +196,7 @@ def test_links_embedded_files_images_and_instructions_reach_the_model(tmp_path: 
         file = editor.workspace / "a b.txt"
         file.write_text("l1\nl2\nl3\nl4\n")
         image = base64.b64encode(b"png").decode()
-        blocks = [
+        blocks: list[Params] = [
             {"type": "text", "text": "look"},
             {"type": "resource_link", "name": "a", "uri": f"{file.as_uri()}#L2:3"},
             {"type": "resource", "resource": {"uri": "file:///e.txt", "text": "embedded text"}},
@@ -264,7 +262,7 @@ def test_a_model_that_never_stops_calling_is_stopped(tmp_path: Path) -> None:
 
 def test_a_stream_that_breaks_is_an_error_and_its_text_is_kept(tmp_path: Path) -> None:
     async def scenario(editor: ScriptedEditor, upstream: ScriptedUpstream, session: str) -> None:
-        with pytest.raises(RpcError, match="in the middle of the reply"):
+        with pytest.raises(RpcError, match="in the middle"):
             await editor.prompt(session, "go")
         assert editor.history(session)[-1]["partial"] is True
         assert await editor.stop_reason(session, "again") == "end_turn"
@@ -284,12 +282,12 @@ def test_a_busy_endpoint_is_tried_again_and_a_refusal_is_told(tmp_path: Path) ->
     play(tmp_path, scenario, Round(status=429, headers=busy), Round(status=503, headers=busy))
 
 
-@pytest.mark.parametrize(("finish", "reason"), [("length", "max_tokens"), ("content_filter", "refusal")])
-def test_the_stop_reason_says_why_the_model_stopped(tmp_path: Path, finish: str, reason: str) -> None:
+def test_the_stop_reason_says_why_the_model_stopped(tmp_path: Path) -> None:
     async def scenario(editor: ScriptedEditor, upstream: ScriptedUpstream, session: str) -> None:
-        assert await editor.stop_reason(session, "go") == reason
+        assert await editor.stop_reason(session, "go") == "max_tokens"
+        assert await editor.stop_reason(session, "go") == "refusal"
 
-    play(tmp_path, scenario, Round("x", finish=finish))
+    play(tmp_path, scenario, Round("x", finish="length"), Round("x", finish="content_filter"))
 
 
 def test_garbage_lines_get_errors_and_the_next_line_works(tmp_path: Path) -> None:
@@ -317,7 +315,7 @@ def test_sessions_are_listed_loaded_and_a_damaged_file_is_named_and_left_alone(t
         rows = (await editor.ask("session/list"))["sessions"]
         assert [(r["sessionId"], r["title"]) for r in rows] == [(session, "a title")]
         here = {"cwd": str(editor.workspace), "mcpServers": []}
-        with pytest.raises(RpcError, match="sess_damaged.json cannot be read"):
+        with pytest.raises(RpcError, match=r"sess_damaged\.json cannot be read"):
             await editor.ask("session/load", sessionId="sess_damaged", **here)
         assert damaged.read_text() == "{torn"
         for absent in ("sess_absent", "../../etc/passwd"):

@@ -34,7 +34,13 @@ def run_blocked(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize(
     "arguments",
-    [("cortex", "--help"), ("cortex", "--version"), ("neuron.ctl", "--help"), ("neuron", "--help")],
+    [
+        ("cortex", "--help"),
+        ("cortex", "--version"),
+        ("neuron.ctl", "--help"),
+        ("neuron", "--help"),
+        ("cortex.acp", "--help"),
+    ],
 )
 def test_the_command_lines_start_without_the_extras(arguments: tuple[str, ...]) -> None:
     done = run_blocked(*arguments)

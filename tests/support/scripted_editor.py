@@ -89,7 +89,7 @@ class ScriptedEditor:
                 await self.process.wait()
                 raise AssertionError("the agent did not end with its stdin") from None
         await self._reader  # raises what was wrong with stdout
-        for process, _ in self.terminals.values():
+        for process, _output in self.terminals.values():
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()

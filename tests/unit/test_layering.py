@@ -66,6 +66,16 @@ def test_a_child_imports_only_common_itself_and_its_lifeline(folder: str) -> Non
     assert strangers == []
 
 
+def test_the_editors_agent_imports_nothing_else_of_the_gateway() -> None:
+    strangers = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in files("cortex/acp")
+        for module in imports(path)
+        if module.startswith("cortex.") and not module.startswith("cortex.acp")
+    ]
+    assert strangers == []
+
+
 def test_llama_cpp_is_imported_only_where_the_name_of_the_file_says_so() -> None:
     users = {str(p.relative_to(ROOT)) for p in files("common", "cortex", "neuron") if "llama_cpp" in imports(p)}
     assert {"neuron/prep/llama_vocabulary.py", "neuron/worker/llama_engine.py"} <= users
@@ -91,7 +101,7 @@ def test_decisions_are_pure() -> None:
 
 def test_the_command_lines_need_neither_gateway_nor_engine() -> None:
     command_lines = [
-        *files("cortex/cli", "neuron/ctl"),
+        *files("cortex/acp", "cortex/cli", "neuron/ctl"),
         ROOT / "cortex" / "__main__.py",
         ROOT / "neuron" / "__main__.py",
     ]
