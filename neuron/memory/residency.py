@@ -60,6 +60,8 @@ class Model:
     """Why it cannot be served; None: nothing known against it."""
     shortfall: str | None = None
     """Why no device of this host can ever hold it, with the numbers; None: one can, or that is not known yet."""
+    load_deaths: int = 0
+    """Workers in a row that ended by themselves while they loaded it."""
     inspecting: bool = False
     plan: MemoryPlan | None = None
     """Sizes of the last load; before the first one those on the device with most memory."""

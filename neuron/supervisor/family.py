@@ -45,7 +45,9 @@ class Family:
         if what == "exited" and child.role == "worker":
             # Before a new worker is spawned: its jobs end, its models wait for it.
             self._traffic.worker_died(child.name, detail)
-            self._placement.worker_died(child.name)
+            culprit = self._placement.worker_died(child.name, detail)
+            if culprit is not None:
+                self._traffic.replica_lost(culprit)
             host.hellos.pop(child.name, None)
             host.say("warning" if outcome == "died" else "info", "worker ended", device=child.name, cause=detail)
         elif what == "exited" and child.role == "prep":

@@ -1,7 +1,18 @@
 """Which model is loaded where: choice of a device, load, unload, and the return after a death."""
 
 from common.errors import Code
-from common.messages import Done, Load, Loaded, LoadFailed, LoadModel, LoadProgress, Progress, Refused, UnloadModel
+from common.messages import (
+    Done,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadModel,
+    LoadProgress,
+    Progress,
+    Refused,
+    ReplicaStatus,
+    UnloadModel,
+)
 from neuron.memory.estimate import IDLE_SEQUENCES, MemoryPlan, is_embedding
 from neuron.memory.residency import Model, Replica
 from neuron.supervisor.host import Host
@@ -9,6 +20,11 @@ from neuron.supervisor.inspection import Inspection, correction_key
 from neuron.supervisor.room import Rooms
 from neuron.supervisor.states import State
 from neuron.supervisor.wants import Wants
+
+LOAD_DEATHS = 2
+"""Workers that a model's load may end before it is given up."""
+OUTSIDE_SIGNALS = frozenset({"signal SIGKILL", "signal SIGTERM"})
+"""Causes of a death that come from without, and accuse nobody."""
 
 
 class Placement:
@@ -115,8 +131,13 @@ class Placement:
             if replica.status in ("recovering", "loading"):
                 self._send_load(model, device)
 
-    def worker_died(self, device: str) -> None:
-        """Mark what the worker held as recovering; an unload that was under way is done."""
+    def worker_died(self, device: str, cause: str) -> Model | None:
+        """Mark what the worker held as recovering; an unload that was under way is done.
+
+        Returns the model whose load is to blame, if it is: it is not tried again, so that one bad file does not take
+        one device after another out of service.
+        """
+        culprit = self._loading_at_death(device, cause)
         for model in list(self._host.models.values()):
             replica = model.replicas.get(device)
             if replica is None:
@@ -127,6 +148,36 @@ class Placement:
                 replica.status = "recovering"
                 replica.prefixes.clear()
             replica.running, replica.progress = 0, None
+        if culprit is None or culprit.load_deaths < LOAD_DEATHS:
+            return None
+        return self.load_failed(
+            device,
+            LoadFailed(
+                model=culprit.id,
+                code=Code.MODEL_LOADING_FAILED,
+                message=f"its load ended {culprit.load_deaths} workers ({cause}); look at the file and the log",
+            ),
+        )
+
+    def _loading_at_death(self, device: str, cause: str) -> Model | None:
+        """Strike and return the model that a worker was loading when it ended by itself; a kill strikes nobody."""
+        host = self._host
+        has_begun = device in host.hellos  # before its hello a worker is not asked to load anything
+        loading = [m for m in host.models.values() if self._status(m, device) == "loading"]
+        if not loading or not has_begun or cause in OUTSIDE_SIGNALS:
+            return None
+        is_loading = host.workers[device].phase in ("loading", "warming")
+        if not is_loading and any(r.running for m in host.models.values() if (r := m.replicas.get(device))):
+            return None  # as likely a job's doing
+        # A worker loads in the order it was asked to.
+        culprit = min(loading, key=lambda m: m.replicas[device].since)
+        culprit.load_deaths += 1
+        return culprit
+
+    @staticmethod
+    def _status(model: Model, device: str) -> ReplicaStatus | None:
+        replica = model.replicas.get(device)
+        return None if replica is None else replica.status
 
     def park(self, device: str) -> list[Model]:
         """Take everything off a device that stays down; return the models that have lost a replica."""
@@ -156,7 +207,7 @@ class Placement:
         model = host.models[message.model]
         self._preload.discard(model.id)
         host.workers[device].cycles += 1
-        replica.status, replica.progress = "loaded", None
+        replica.status, replica.progress, model.load_deaths = "loaded", None, 0
         replica.load_s = host.now - replica.since
         host.pace.note_load(model.id, replica.load_s)
         replica.loaded_at = replica.used_at = host.now

@@ -167,7 +167,7 @@ def test_a_killed_supervisor_leaves_no_process_behind(fleet: tuple[Neuron, Gatew
     assert wait_gone(children, 1.0) == []
 
 
-def test_a_crash_loop_at_load_quarantines_the_device_and_the_daemon_is_fine(tmp_path: Path) -> None:
+def test_a_model_whose_load_ends_workers_is_given_up_and_takes_no_device_with_it(tmp_path: Path) -> None:
     bad = f"file:{write_model(tmp_path / 'bad.json', crash_at_load=True)}"
     good = f"file:{write_model(tmp_path / 'good.json')}"
     models = [{"id": "bad", "source": bad, "vram_mb": 900}, {"id": "good", "source": good, "vram_mb": 900}]
@@ -179,7 +179,8 @@ def test_a_crash_loop_at_load_quarantines_the_device_and_the_daemon_is_fine(tmp_
         url = f"{gateway.url}/v1/chat/completions"
         neuron.wait_for(lambda s: is_loaded(s, "good"))
         answer = httpx.post(url, json=chat("bad", "x", max_tokens=3), timeout=30)
-        assert answer.status_code == 503
-        states = {d["state"] for d in neuron.status()["state"]["devices"]}
-        assert states == {"ready", "quarantined"}
+        assert answer.json()["error"]["code"] == "model_loading_failed"
+        assert "ended 2 workers" in answer.json()["error"]["message"]
+        status = neuron.wait_for(lambda s: {d["state"] for d in s["state"]["devices"]} == {"ready"})
+        assert {m["id"]: m["status"] for m in status["state"]["models"]} == {"bad": "failed", "good": "loaded"}
         assert httpx.post(url, json=chat("good", "x", max_tokens=3), timeout=30).status_code == 200
