@@ -5,9 +5,13 @@ import os
 import shutil
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.support import leaks
+
+hypothesis.settings.register_profile("busy-machine", deadline=None)
+hypothesis.settings.load_profile("busy-machine")
 
 TOOLS = {"needs_node": ("node", "npm"), "needs_nginx": ("nginx",)}
 REQUIRE_TOOLS = "HELEXA_REQUIRE_TOOLS"
