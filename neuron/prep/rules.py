@@ -52,6 +52,8 @@ class RuleSet:
     def __init__(self) -> None:
         self._bodies: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        self._numbers: dict[str, int] = {}
+        """By name: the last number it was given."""
 
     def add(self, name: str, body: str) -> str:
         """Add a rule and return the name it got."""
@@ -67,10 +69,11 @@ class RuleSet:
         name = re.sub(r"[^a-zA-Z0-9]+", "-", name).strip("-").lower()[:40] or "x"
         if not name[0].isalpha():
             name = f"x{name}"
-        free, number = name, 1
+        free, number = name, self._numbers.get(name, 1)
         while free in self._bodies or free in _PRIMITIVES or free in ("root", "string"):
             number += 1
             free = f"{name}-{number}"
+        self._numbers[name] = number
         self._bodies[free] = ""
         return free
 

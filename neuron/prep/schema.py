@@ -13,6 +13,8 @@ from neuron.prep.pattern import UnsupportedPattern, translate
 from neuron.prep.rules import CHARACTERS, FORMATS, RuleSet, literal
 
 DEPTH = 64
+VISITS = 5_000
+"""Of subschemas; those that others point to count each time they are merged."""
 LEAD = '( " " | "\\n"{1,2} )? '
 """What a model may put before its JSON."""
 
@@ -42,6 +44,7 @@ class SchemaRules(RuleSet):
         self._field = field
         self._root: Any = None
         self._references: dict[str, str] = {}
+        self._visits = 0
 
     def schema(self, name: str, schema: Any, path: str | None = None) -> str:
         """Add a rule for the JSON values that fit a schema and return its name. Raises RequestError naming the path."""
@@ -49,6 +52,9 @@ class SchemaRules(RuleSet):
         return self._visit(schema, name, self._field if path is None else path, 0)
 
     def _visit(self, schema: Any, name: str, path: str, depth: int) -> str:
+        self._visits += 1
+        if self._visits > VISITS:
+            raise _refusal(self._field, f"has more than {VISITS} parts")
         if depth > DEPTH:
             raise _refusal(path, f"is nested more than {DEPTH} deep")
         if schema is True or schema == {}:
@@ -67,8 +73,8 @@ class SchemaRules(RuleSet):
             # Each type takes the keywords that are about it.
             about = {k: t for t in _BY_TYPE if t in kind for k in _BY_TYPE[t]}
             parts = []
-            for each in kind:
-                others = {k for k in about if k not in _BY_TYPE.get(str(each), set())}
+            for each in dict.fromkeys(map(str, kind)):
+                others = {k for k in about if k not in _BY_TYPE.get(each, set())}
                 part = {k: v for k, v in schema.items() if k not in others} | {"type": each}
                 parts.append(self._visit(part, name, path, depth + 1))
             return self.add(name, " | ".join(dict.fromkeys(parts)))

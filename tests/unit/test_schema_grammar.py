@@ -145,3 +145,21 @@ def test_a_grammar_may_take_several_schemas_beside_rules_of_its_own() -> None:
     call = rules.add("call", f'"<call>" ( {first} | {second} )')
     assert first != second
     lint(rules.render(call))
+
+
+def test_a_schema_that_doubles_at_every_level_is_refused_soon() -> None:
+    """Twice the next definition in each, merged, so that none is the same rule twice."""
+    depth = 30
+    parts: dict[str, Any] = {f"d{depth}": {"type": "null"}}
+    for level in range(depth):
+        following = {"allOf": [{"$ref": f"#/$defs/d{level + 1}"}]}
+        parts[f"d{level}"] = {"type": "object", "properties": {"a": following, "b": following}}
+    with pytest.raises(RequestError, match="more than 5000 parts"):
+        schema_grammar({"$ref": "#/$defs/d0", "$defs": parts}, "f")
+
+
+def test_a_type_named_twice_is_one() -> None:
+    schema: dict[str, Any] = {"type": "null"}
+    for _ in range(20):
+        schema = {"type": ["object", "object"], "properties": {"a": schema}}
+    grammar(schema)
