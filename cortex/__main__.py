@@ -15,6 +15,7 @@ examples:
   cortex dev                                a neuron and a gateway on this machine, with the demo model
   cortex dev --model ~/models/qwen.gguf     the same with your own file
   cortex serve --config cortex.toml         the gateway
+  cortex doctor                             what is wrong here, and what to do
   cortex import llama-swap config.yaml      what you had becomes profiles and aliases
   CORTEX_ADMIN_KEY=… cortex status          nodes, devices, memory and models of the fleet
   CORTEX_ADMIN_KEY=… cortex load MODEL      load a model where the fleet would place it
@@ -58,6 +59,14 @@ def build_parser() -> argparse.ArgumentParser:
     dev.add_argument("--model", type=Path, metavar="FILE.gguf", help="instead of the demo model")
     dev.add_argument("--port", type=int, default=31313, help="of the API (default: 31313)")
 
+    doctor = commands.add_parser(
+        "doctor",
+        help="what keeps the gateway from serving, and what to do",
+        description="Check installation, configuration, keys, port, and every neuron.",
+    )
+    doctor.add_argument("--config", type=Path, metavar="FILE", help=f"default: {' or '.join(DEFAULT_CONFIGS)}")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+
     importing = commands.add_parser(
         "import",
         help="profiles and aliases from another program's file",
@@ -94,6 +103,14 @@ def main() -> int:
                 return _check(arguments.config or find_config(), arguments.explain)
             case command if command in orders.HELP:
                 return orders.order(command, arguments)
+            case "doctor":
+                from cortex.cli.doctor import run_doctor
+
+                return run_doctor(arguments.config or find_config(), as_json=arguments.json)
+            case "import":
+                from cortex.cli.importing import run_import
+
+                return run_import(arguments.kind, arguments.file, arguments.output, arguments.id)
             case command:
                 from cortex.cli.fleet import show
 

@@ -17,6 +17,7 @@ _EPILOG = """\
 examples:
   neuronctl status                         devices, models and jobs of the neuron on this host
   neuronctl --endpoint beast:13131 models
+  neuronctl doctor                         what keeps this host from serving, and what to do
   neuronctl pull hf:ORG/REPO:Q4_K_M        fetch a model to this host; models ls --disk shows what is there
   neuronctl load smollm2-135m-instruct --device CPU-1
   neuronctl drain --device CPU-1           finish its jobs, take no new ones, end its worker

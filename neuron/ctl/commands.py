@@ -40,7 +40,7 @@ from common.messages import (
     Version,
     VersionReply,
 )
-from neuron.ctl import disk
+from neuron.ctl import disk, doctor
 from neuron.ctl.client import NeuronClient, plain
 
 Question = Callable[[str, argparse.Namespace], msgspec.Struct]
@@ -216,6 +216,7 @@ SERVED_MODELS = Command(
 COMMANDS: dict[str, Command | LocalCommand | ModelsCommand] = {
     "status": Command("devices, models and jobs", lambda r, a: Status(request=r), StatusReply, _show_status),
     "models": ModelsCommand(),
+    "doctor": LocalCommand("what keeps this host from serving, and what to do", doctor.run, doctor.add_arguments),
     "pull": LocalCommand("fetch a model from Hugging Face to this host", disk.run_pull, _pull_arguments),
     "devices": Command(
         "devices, also those that are not served",

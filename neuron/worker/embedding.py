@@ -104,7 +104,7 @@ class EmbeddingLane:
         for work in list(self._jobs.values()):
             self._fail(work, code, message, retriable=True)
 
-    def admit(self) -> None:
+    def admit(self, *, is_timed: bool) -> None:
         """Do nothing: texts hold no place between two steps."""
 
     def step(self, budget_s: float | None) -> bool:

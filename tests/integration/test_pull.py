@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.gguf_files import write_sharded, write_tiny
 from tests.support.harness import ROOT, Neuron
 from tests.support.hub import TOKEN, Hub
-from tests.support.tiny_models import write_sharded, write_tiny
 
 REPO = "org/tiny-GGUF"
 
