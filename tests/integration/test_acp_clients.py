@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import acp
 import pytest
@@ -26,12 +26,15 @@ def environment(folder: Path, url: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-class Client(acp.Client):
-    """A client on the SDK's class, with no file system and no terminal of its own."""
+class Client:
+    """What the SDK's client calls, with no file system and no terminal of its own."""
 
     def __init__(self) -> None:
         self.text = ""
         self.pieces = 0
+
+    def on_connect(self, conn: acp.Agent) -> None:
+        """Nothing is asked of the agent from here."""
 
     async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
         if update.session_update == "agent_message_chunk":
@@ -49,7 +52,9 @@ async def drive(folder: Path, url: str, *prompts: str, **more: str) -> Client:
     """Run prompts in one session through the SDK's client."""
     client = Client()
     command = (sys.executable, "-m", "cortex.acp")
-    async with acp.spawn_agent_process(client, *command, env={**environment(folder, url), **more}) as (agent, _):
+    async with acp.spawn_agent_process(
+        cast(acp.Client, client), *command, env={**environment(folder, url), **more}
+    ) as (agent, _):
         await agent.initialize(protocol_version=acp.PROTOCOL_VERSION)
         session = await agent.new_session(cwd=str(folder), mcp_servers=[])
         for text in prompts:
