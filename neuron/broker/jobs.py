@@ -1,10 +1,11 @@
 """The book of accepted jobs: each is in it from Submit to its one end. Pure."""
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
 from common.messages import Job, JobKey, Prepared
+from neuron.broker.queue import FairQueue
 
 JobState = Literal["waiting", "preparing", "queued", "running"]
 """waiting: for the model's file to be inspected; preparing: in the prep process; queued: for a slot or a load."""
@@ -41,7 +42,9 @@ class JobBook:
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
-        self._queues: dict[str, OrderedDict[int, Entry]] = {}
+        self._queues: dict[str, FairQueue[Entry]] = {}
+        self._waiting: dict[str, Counter[str]] = {}
+        """By model and principal."""
         self._running: Counter[str] = Counter()
         self._total: Counter[str] = Counter()
         self._serial = 0
@@ -62,6 +65,7 @@ class JobBook:
         entry = Entry(self._serial, gateway, job, "waiting", now, deadline)
         self._entries[job.id] = entry
         self._total[job.model] += 1
+        self._count_waiting(entry, 1)
         return entry
 
     def find(self, job: str) -> Entry | None:
@@ -75,39 +79,54 @@ class JobBook:
 
     def remove(self, entry: Entry) -> None:
         """Strike a job out: it has ended."""
-        self._leave_queue(entry)
+        model = entry.job.model
         del self._entries[entry.job.id]
-        self._total[entry.job.model] -= 1
+        self._total[model] -= 1
         if entry.state == "running":
-            self._running[entry.job.model] -= 1
+            self._running[model] -= 1
+            self._queues[model].end(entry)
+        else:
+            self._count_waiting(entry, -1)
+        if entry.state == "queued":
+            self._queues[model].discard(entry)
+        if model in self._queues and not self._queues[model]:
+            del self._queues[model]
 
     def enqueue(self, entry: Entry) -> None:
-        """Put a prepared job into its model's queue, in the order of acceptance."""
+        """Put a prepared job into its model's queue."""
         entry.state = "queued"
-        queue = self._queues.setdefault(entry.job.model, OrderedDict())
-        is_late = bool(queue) and next(reversed(queue)) > entry.serial
-        queue[entry.serial] = entry
-        if is_late:
-            self._queues[entry.job.model] = OrderedDict(sorted(queue.items()))
+        self._queues.setdefault(entry.job.model, FairQueue()).add(entry)
 
     def run(self, entry: Entry, device: str, now: float) -> None:
         """Take a job out of the queue: it has a slot on `device`."""
-        self._leave_queue(entry)
+        self._queues[entry.job.model].begin(entry)
         entry.state, entry.device, entry.run_at = "running", device, now
         self._running[entry.job.model] += 1
-
-    def _leave_queue(self, entry: Entry) -> None:
-        queue = self._queues.get(entry.job.model)
-        if queue is not None and queue.pop(entry.serial, None) is not None and not queue:
-            del self._queues[entry.job.model]
+        self._count_waiting(entry, -1)
 
     def queue(self, model: str) -> list[Entry]:
-        """Return a model's queued jobs, the first to run first."""
-        return list(self._queues.get(model, {}).values())
+        """Return a model's queued jobs, in the order of acceptance."""
+        return self._queues[model].waiting() if model in self._queues else []
 
-    def head(self, model: str) -> Entry | None:
-        """Return the queued job that runs next."""
-        return next(iter(self._queues.get(model, {}).values()), None)
+    def next(self, model: str, until: int | None = None) -> Entry | None:
+        """Return the queued job that runs next; `until`: among those up to this serial number."""
+        return self._queues[model].next(until) if model in self._queues else None
+
+    def _count_waiting(self, entry: Entry, change: int) -> None:
+        waiting = self._waiting.setdefault(entry.job.model, Counter())
+        waiting[entry.job.principal] += change
+        if not waiting[entry.job.principal]:
+            del waiting[entry.job.principal]
+
+    def may_wait(self, model: str, principal: str, limit: int) -> bool:
+        """Say whether one more job of a principal may wait.
+
+        Beyond `limit` jobs only who has less than a fair share of it may add to them, and twice the limit is the end.
+        """
+        total, waiting = self.waiting(model), self._waiting.get(model, Counter())
+        if total < limit:
+            return True
+        return total < 2 * limit and waiting[principal] < limit // len(waiting.keys() | {principal})
 
     def entries(self) -> list[Entry]:
         """Return all jobs, in the order of acceptance."""

@@ -69,7 +69,7 @@ class Traffic:
         if model.draining:
             return _failure(job, Code.MODEL_UNLOADED, f"model '{model.id}' is being drained here", retriable=True)
         queued = host.jobs.waiting(model.id)
-        if queued >= host.settings.queue_limit:
+        if not host.jobs.may_wait(model.id, job.principal, host.settings.queue_limit):
             slots = max(1, len(model.replicas)) * model.profile.parallel
             wait_ms = host.pace.queue_wait_ms(model.id, queued, slots, is_loaded=model.status == "loaded")
             return _failure(job, Code.BUSY, f"{queued} requests are waiting for model '{model.id}'", retriable=True,
@@ -173,9 +173,7 @@ class Traffic:
     def dispatch(self, model: Model) -> None:
         """Give free slots to the queue's first jobs, where their prefix is, else with the fewest running."""
         host = self._host
-        while (entry := host.jobs.head(model.id)) is not None:
-            if model.unload_barrier is not None and entry.serial > model.unload_barrier:
-                return
+        while (entry := host.jobs.next(model.id, model.unload_barrier)) is not None:
             free = [
                 r
                 for r in model.serving()
@@ -319,8 +317,7 @@ class Traffic:
     def settle(self, model: Model) -> None:
         """Unload the leaving replicas whose last job has ended; afterwards serve what has come since."""
         barrier = model.unload_barrier
-        head = self._host.jobs.head(model.id)
-        awaited = barrier is not None and head is not None and head.serial <= barrier
+        awaited = barrier is not None and self._host.jobs.next(model.id, barrier) is not None
         for replica in list(model.replicas.values()):
             if replica.leaving and replica.status == "loaded" and replica.running == 0 and not awaited:
                 self._placement.begin_unload(model, replica.device)

@@ -16,7 +16,7 @@ def test_counts_follow_a_job_through_its_life() -> None:
     assert (book.running("m"), book.waiting("m")) == (0, 1)
     book.enqueue(entry)
     book.run(entry, "CPU-0", 2.0)
-    assert (book.running("m"), book.waiting("m"), book.head("m")) == (1, 0, None)
+    assert (book.running("m"), book.waiting("m"), book.next("m")) == (1, 0, None)
     assert book.running_on("CPU-0") == [entry]
     book.remove(entry)
     assert (book.running("m"), book.waiting("m"), len(book)) == (0, 0, 0)
