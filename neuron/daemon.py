@@ -24,6 +24,7 @@ from neuron.models.library import Found, Library, Lookout
 from neuron.process.children import Children
 from neuron.settings import NeuronSettings
 from neuron.sources import resolve_source
+from neuron.state_file import find_state_file, read_state, write_state
 from neuron.supervisor import events
 from neuron.supervisor.instructions import (
     CancelTimer,
@@ -31,6 +32,7 @@ from neuron.supervisor.instructions import (
     Instruction,
     Kill,
     ResolveSource,
+    SaveState,
     Say,
     SendChild,
     SendPeer,
@@ -50,6 +52,7 @@ class Daemon:
         """`base`: the configuration file's folder, where relative paths start."""
         self._settings = settings
         self._devices = {d.uuid: d for d in devices}
+        self._state_file = find_state_file(settings.state_dir)
         self._model_dirs = [base / d for d in settings.model_dirs]
         self._hub_cache = cache_folder(base / settings.hub_cache if settings.hub_cache else None)
         self._machine = Machine(settings, devices, catalogue, new_id=new_incarnation)
@@ -71,7 +74,8 @@ class Daemon:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._post, events.StopAsked())
             log.info("%s listens on %s", self._settings.name, self._settings.endpoint)
-            self._post(events.Started())
+            saved = read_state(self._state_file) if self._state_file is not None else None
+            self._post(events.Started(saved, time.time()))
             lookout = Lookout(Library(self._model_dirs, self._hub_cache), self._found)
             lookout.start()
             status = await self._ended
@@ -121,6 +125,9 @@ class Daemon:
                 self._children.kill(incarnation, hard=hard)
             case ResolveSource(model, source):
                 self._resolve(model, source)
+            case SaveState(saved):
+                if self._state_file is not None:
+                    write_state(self._state_file, saved)
             case Exit(status):
                 if not self._ended.done():
                     self._ended.set_result(status)

@@ -125,6 +125,8 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     idle_exit_s: Seconds = 60.0
     """A worker without a model ends after this time, so that its GPU can sleep; the next load starts another."""
     eviction: EvictionSettings = EvictionSettings()
+    state_dir: str | None = None
+    """Where state.json is kept: what was loaded, measured sizes, pauses. Unset: $STATE_DIRECTORY, else nowhere."""
     step_budget_ms: Positive = 370
     """How long a prompt chunk may keep running streams waiting."""
     restart: RestartSettings = RestartSettings()

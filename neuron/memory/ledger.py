@@ -13,16 +13,10 @@ class Ledger:
         self._capacities = dict(capacities)
         self._reserved: dict[tuple[str, str], int] = {}
         self._earmarked: dict[tuple[str, str], int] = {}
-        self._lost: dict[str, int] = {}
 
     def capacity_mb(self, device: str) -> int | None:
         """Return what models may use of the device at most; None: unknown."""
-        capacity = self._capacities[device]
-        return None if capacity is None else max(0, capacity - self._lost.get(device, 0))
-
-    def lose(self, device: str, memory_mb: int) -> None:
-        """Take so much away from the capacity for now: something that is no model of ours holds it."""
-        self._lost[device] = memory_mb
+        return self._capacities[device]
 
     def reserved_mb(self, device: str) -> int:
         """Return the sum of the kept promises on a device."""

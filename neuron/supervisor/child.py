@@ -14,7 +14,19 @@ from neuron.supervisor.policy import RestartPolicy
 from neuron.supervisor.states import ALIVE, State
 
 Happening = Literal[
-    "start", "hello", "drain", "undrain", "idle", "rest", "stop", "restart", "stalled", "exited", "memory-free", "timer"
+    "start",
+    "hello",
+    "drain",
+    "undrain",
+    "idle",
+    "rest",
+    "stop",
+    "condemn",
+    "restart",
+    "stalled",
+    "exited",
+    "memory-free",
+    "timer",
 ]
 Outcome = Literal["came-up", "died", "ended", "quarantined"]
 """What the owner must react to: `died` is an exit nobody asked for, `ended` one that was asked for."""
@@ -225,6 +237,10 @@ class Child:
         self._out.append(SetTimer(self.timer, now + self._policy.cool_down_s))
         self._say("error", f"{self.role} quarantined", why=reason, retry_in_s=self._policy.cool_down_s)
 
+    def _condemn(self, now: float, detail: str) -> None:
+        """Go on with a quarantine that an earlier daemon began."""
+        self._quarantine(now, detail)
+
     def _try_again(self, now: float, detail: str) -> None:
         # One death is enough to go back: the cool-down's try is a probe, not a fresh row of deaths.
         self._deaths_in_row = max(0, self._policy.quarantine_after - 1)
@@ -247,6 +263,7 @@ class Child:
     _TABLE: ClassVar[dict[tuple[State, Happening], Callable[["Child", float, str], None]]] = {
         (State.STOPPED, "start"): _spawn,
         (State.STOPPED, "restart"): _spawn,
+        (State.STOPPED, "condemn"): _condemn,
         (State.STOPPED, "stop"): _ignore,
         (State.STOPPED, "drain"): _ignore,
         (State.STOPPED, "undrain"): _spawn,

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 from common.messages import FromPrep, FromWorker, ToNeuron
 from neuron.discovery import ProbeReading
+from neuron.memory.saved import Saved
 from neuron.models.library import Found
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
     """The daemon is up: start what it owns."""
+
+    saved: Saved | None = None
+    """What an earlier daemon has left."""
+    wall_s: float = 0.0
+    """Seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class Finds:
             model = host.models.get(name)
             if model is None or not self._is_ours(model):
                 del self._known[name]
-            elif not (model.replicas or model.inspecting or host.jobs.waiting(name) or host.jobs.running(name)):
+            elif not (model.replicas or model.inspecting or host.is_asked_for(name)):
                 del self._known[name], host.models[name]
                 host.is_dirty = True
         for find in present.values():

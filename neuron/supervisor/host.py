@@ -92,6 +92,12 @@ class Host:
             self.wake_in(f"pause:{device}", for_s)
         self.is_dirty = True
 
+    def is_asked_for(self, model: str) -> bool:
+        """Say whether jobs or loads still need the model."""
+        has_jobs = self.jobs.waiting(model) > 0 or self.jobs.running(model) > 0
+        is_parked = any(model in models for models in self.parked.values())
+        return has_jobs or is_parked or any(w.model == model for w in self.wants.values())
+
     def can_serve(self, device: str) -> bool:
         """Say whether models may be placed on the device now, its worker being up or on its way up."""
         worker = self.workers.get(device)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from common.messages import FromNeuron, ToPrep, ToWorker
+from neuron.memory.saved import Saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,17 @@ class Say:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveState:
+    """Write what outlives the daemon."""
+
+    saved: Saved
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     """Everything has ended; leave the loop."""
 
     status: int
 
 
-Instruction = Spawn | Kill | SendChild | SendPeer | ResolveSource | SetTimer | CancelTimer | Say | Exit
+Instruction = Spawn | Kill | SendChild | SendPeer | ResolveSource | SetTimer | CancelTimer | Say | SaveState | Exit

@@ -11,7 +11,6 @@ from typing import Literal
 from common.catalogue import Catalogue
 from common.errors import Code
 from common.messages import (
-    PROTOCOL_VERSION,
     Abort,
     Beat,
     CacheCleared,
@@ -31,7 +30,6 @@ from common.messages import (
     Prepared,
     PrepHello,
     Pulse,
-    Refused,
     Rendered,
     Submit,
     ToNeuron,
@@ -51,9 +49,11 @@ from neuron.supervisor.finds import Finds
 from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import Inspection
 from neuron.supervisor.instructions import Exit, Instruction, Kill
+from neuron.supervisor.keeper import Keeper
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.policy import RestartPolicy
 from neuron.supervisor.publisher import Publisher
+from neuron.supervisor.reception import Reception
 from neuron.supervisor.states import State
 from neuron.supervisor.traffic import Traffic
 from neuron.supervisor.upkeep import Upkeep
@@ -111,8 +111,10 @@ class Machine:
         self._admin = Admin(host, self._inspection, self._placement)
         self._publisher = Publisher(host)
         self._family = Family(host, self._inspection, self._placement, self._traffic, self._admin)
+        self._keeper = Keeper(host, self._inspection, self._placement)
         self._upkeep = Upkeep(host, self._family)
         self._finds = Finds(host, self._inspection)
+        self._reception = Reception(host, self._publisher, self._traffic, self._placement)
         self._strict = strict
         for profile in catalogue.models:
             self._inspection.adopt(profile, own=True)
@@ -131,14 +133,15 @@ class Machine:
             for child in self._family.children():
                 if child.story() in str(error):
                     host.out += child.kill_undefined(now)
+        self._keeper.settle()
         self._publisher.settle()
         return host.out
 
     def _apply(self, event: events.Event) -> None:
         host = self.host
         match event:
-            case events.Started():
-                self._start()
+            case events.Started(saved, wall_s):
+                self._start(self._keeper.restore(saved, wall_s))
             case events.ChildSpawned(incarnation, pid):
                 child = self._family.find(incarnation)
                 if child is not None:
@@ -161,7 +164,7 @@ class Machine:
             case events.PeerSaid(peer, request):
                 self._peer_said(peer, request)
             case events.PeerLost(peer, why):
-                self._forget_peer(peer, why)
+                self._reception.forget(peer, why)
             case events.SourceResolved(model_id, path, error):
                 model = host.models[model_id]
                 if self._inspection.source_resolved(model, path, error):
@@ -173,10 +176,14 @@ class Machine:
             case events.StopAsked():
                 self._stop()
 
-    def _start(self) -> None:
+    def _start(self, quarantines: dict[str, str]) -> None:
         host = self.host
         for child in self._family.children():
-            if child is not host.probe or any(d.kind == "cuda" for d in host.devices.values()):
+            if child.name in quarantines:
+                self._family.happen(child, "condemn", quarantines[child.name])
+            elif child.name not in host.paused and (
+                child is not host.probe or any(d.kind == "cuda" for d in host.devices.values())
+            ):
                 self._family.happen(child, "start")
         for model in host.models.values():
             self._inspection.inspect(model)
@@ -259,7 +266,7 @@ class Machine:
     def _peer_said(self, peer: str, message: ToNeuron) -> None:
         host = self.host
         if isinstance(message, Hello):
-            self._greet_peer(peer, message)
+            self._reception.greet(peer, message)
             return
         if not host.peers.hear(peer, host.now):
             host.tell(peer, HelloWanted())
@@ -277,41 +284,6 @@ class Machine:
                 for device, what in self._admin.handle(peer, message):
                     self._family.happen(host.workers[device], what)
 
-    def _greet_peer(self, peer: str, hello: Hello) -> None:
-        host = self.host
-        if hello.version[0] != PROTOCOL_VERSION[0]:
-            ours, theirs = (".".join(map(str, v)) for v in (PROTOCOL_VERSION, hello.version))
-            text = (
-                f"{hello.role} '{hello.name}' speaks protocol {theirs}, this neuron {ours}; update the older of the two"
-            )
-            host.say("warning", "peer refused", why=text)
-            host.tell(peer, Refused(code=Code.INVALID_VALUE, message=text))
-        elif hello.incarnation != peer:
-            text = "the routing id of a peer must be its incarnation"
-            host.tell(peer, Refused(code=Code.INVALID_VALUE, message=text))
-        else:
-            if hello.role == "gateway":
-                host.say("info", "gateway connected", name=hello.name, peer=peer[:8])
-                self._note_advice(hello)
-            self._publisher.introduce(peer)
-            host.peers.greet(peer, hello.role, hello.name, host.now)
-
-    def _note_advice(self, hello: Hello) -> None:
-        host = self.host
-        if hello.eviction is None or hello.eviction == host.advised:
-            return
-        if host.advised is not None:
-            host.say("warning", "gateways disagree on eviction; the last one counts", name=hello.name)
-        host.advised = hello.eviction
-
-    def _forget_peer(self, peer: str, why: str) -> None:
-        host = self.host
-        known = host.peers.forget(peer)
-        aborted = self._traffic.abort_gateway(peer)
-        self._placement.wants.peer_lost(peer)
-        if known is not None and known.role == "gateway":
-            host.say("warning", "gateway lost", name=known.name, peer=peer[:8], why=why, jobs_aborted=aborted)
-
     def _timer_fired(self, key: str) -> None:
         host = self.host
         kind, _, rest = key.partition(":")
@@ -328,6 +300,8 @@ class Machine:
             self._family.retry_backend(rest)
         elif kind == "question":
             self._admin.question_timed_out(rest)
+        elif kind == "save":
+            self._keeper.save()
         elif kind == "pause":
             self._pause_ended(rest)
         elif kind == "drained":
@@ -344,7 +318,7 @@ class Machine:
         self._traffic.sweep()
         self._upkeep.sweep()
         for peer in host.peers.silent(host.now):
-            self._forget_peer(peer.incarnation, f"silent for {host.now - peer.heard_at:.1f} s")
+            self._reception.forget(peer.incarnation, f"silent for {host.now - peer.heard_at:.1f} s")
         for child in self._family.children():
             silence = child.stalled_for(host.now)
             if silence is not None:
@@ -379,6 +353,7 @@ class Machine:
                 if child.is_alive:
                     host.out.append(Kill(child.incarnation, hard=True))
             return
+        self._keeper.save()
         host.stopping = host.is_dirty = True
         host.say("info", "stopping", jobs=len(host.jobs), drain_s=host.settings.drain_s)
         if len(host.jobs):

@@ -127,3 +127,20 @@ def test_a_worker_is_renewed_after_its_loads_and_only_while_idle(tmp_path: Path)
         )
         assert renewed["state"]["devices"][0]["restarts"] == 0
         assert complete(gateway, "m0").status_code == 200
+
+
+def test_a_restarted_neuron_has_its_models_and_pauses_again(tmp_path: Path) -> None:
+    models = [profile(tmp_path, m) for m in MODELS[:2]]
+    settings: dict[str, Any] = {"devices": DEVICES, "state_dir": str(tmp_path / "state")}
+    with Neuron(tmp_path / "n", models=models, **settings) as neuron:
+        first, second = (d["uuid"] for d in neuron.status()["state"]["devices"])
+        assert neuron.ctl("load", "m0", "--device", first).returncode == 0
+        assert neuron.ctl("pin", "m0").returncode == 0
+        assert neuron.ctl("pause", second, "--for", "1h").returncode == 0
+    # The second life knows the first one's models only from the state.
+    with Neuron(tmp_path / "n", **settings) as neuron:
+        status = neuron.wait_for(lambda s: loaded(s) == {"m0": first})
+        assert [m["pinned"] for m in status["state"]["models"]] == [True]
+        rows = {d["uuid"]: d for d in status["state"]["devices"]}
+        assert rows[second]["state"] == "stopped"
+        assert "paused for" in rows[second]["reason"]
