@@ -6,6 +6,8 @@ from collections.abc import Iterable
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _CLASS_ESCAPES = {**_ESCAPES, "]": "\\]", "[": "\\[", "^": "\\^", "-": "\\-"}
 
+MORE_CALLS = 15
+"""After the first of one answer; a weak model would else go on until its limit."""
 SPACE = "[ \\t\\n]?"
 """At most one: a model that may write any number of them may never stop."""
 
@@ -36,4 +38,4 @@ def until(marker: str) -> str:
 
 def repeat(call: str, separator: str, *, is_parallel: bool) -> str:
     """Return one call, or several with something between them."""
-    return f"{call} ( {separator} {call} )*" if is_parallel else call
+    return f"{call} ( {separator} {call} ){{0,{MORE_CALLS}}}" if is_parallel else call

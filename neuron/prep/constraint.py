@@ -28,13 +28,18 @@ def resolve(job: Job, vocabulary: Vocabulary) -> Grammar | None:
             gbnf, kind = schema_grammar(schema, field), "the grammar that the schema becomes"
         case JsonObject():
             gbnf, kind = object_grammar(), "the grammar"
+    check(gbnf, field, kind, vocabulary)
+    return Grammar(gbnf=gbnf, triggers=triggers)
+
+
+def check(gbnf: str, field: str, kind: str, vocabulary: Vocabulary) -> None:
+    """Refuse a grammar that the engine should not get; `kind` says what it is. Raises RequestError."""
     try:
         lint(gbnf)
     except BadGrammar as error:
         raise _refusal(field, f"{kind} cannot be used: {error}") from None
     if not vocabulary.can_parse(gbnf):
         raise _refusal(field, f"llama.cpp cannot read {kind}")
-    return Grammar(gbnf=gbnf, triggers=triggers)
 
 
 def _refusal(field: str, text: str) -> RequestError:

@@ -8,6 +8,7 @@ from common.errors import Code, RequestError
 from common.formats.family import Family
 from common.formats.reasoning import is_opened_by
 from common.messages import Chat, Embed, Job, Prepared, Rendered, RenderedItem, Rerank, Text, TokenIds
+from neuron.prep.calls import call_grammar
 from neuron.prep.constraint import resolve
 from neuron.prep.embeddings import check_kind, prepare_texts
 from neuron.prep.template import ChatTemplate
@@ -66,7 +67,7 @@ def _with_format(prepared: Prepared, chat: Chat, vocabulary: Vocabulary, family:
         return prepared
     alone = [vocabulary.tokenise(m, add_special=False, parse_special=True) for m in family.markers()]
     thinking_open = family.reasoning is not None and is_opened_by(prompt, family.reasoning)
-    constraint = prepared.constraint
+    constraint = prepared.constraint or call_grammar(chat, family, vocabulary, thinking_open=thinking_open)
     if thinking_open and family.reasoning is not None and constraint is not None and not constraint.triggers:
         # Thoughts are free; the answer after them is what was asked for.
         constraint = structs.replace(constraint, triggers=[family.reasoning.end])
