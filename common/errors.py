@@ -8,6 +8,7 @@ HelexaError
 cortex.api.errors maps every code to an HTTP status and to each dialect's envelope.
 """
 
+import re
 from enum import StrEnum
 
 
@@ -44,6 +45,9 @@ class Code(StrEnum):
     INTERNAL_ERROR = "internal_error"
 
 
+_OVERFLOW = re.compile(r"maximum context length is (\d+) tokens\. However, your prompt has (?:more than )?(\d+) tokens")
+
+
 class HelexaError(Exception):
     """Base of every error this project raises on purpose."""
 
@@ -78,3 +82,15 @@ class RequestError(HelexaError):
         self.param = param
         self.retriable = retriable
         self.retry_after_s = retry_after_s
+
+
+def overflow(tokens: str, context: int, *, param: str | None = None) -> RequestError:
+    """Return the error for a prompt of so many tokens (a number, or `more than` one) that does not fit."""
+    text = f"This model's maximum context length is {context} tokens. However, your prompt has {tokens} tokens. "
+    return RequestError(Code.CONTEXT_LENGTH_EXCEEDED, text + "Shorten it, leaving room for the answer.", param=param)
+
+
+def read_overflow(message: str) -> tuple[int, int] | None:
+    """Return the tokens of the prompt and of the context that a text of `overflow` names, for other wordings of it."""
+    match = _OVERFLOW.search(message)
+    return None if match is None else (int(match[2]), int(match[1]))

@@ -7,8 +7,12 @@ from cortex.api.admin import VERBS, Orders
 from cortex.api.front import Front
 from cortex.api.generate import Generate
 from cortex.api.models import Model, Models
+from cortex.api.prompts import Prompts
 from cortex.api.status import FleetStatus, Health, Lifecycle, Live, Ready, Root, Version
+from cortex.dialects.anthropic_count import AnthropicCount
+from cortex.dialects.anthropic_messages import AnthropicMessages
 from cortex.dialects.embeddings import Embeddings
+from cortex.dialects.llama_server import ApplyTemplate, Detokenize, Tokenize
 from cortex.dialects.openai_chat import OpenAIChat
 from cortex.dialects.openai_completions import OpenAICompletions
 from cortex.dialects.rerank import Reranking
@@ -31,6 +35,12 @@ def create_app(settings: CortexSettings, fleet: Fleet, admin_keys: frozenset[str
     app.add_route("/v1/completions", Generate(OpenAICompletions(), fleet, gateway))
     app.add_route("/v1/embeddings", Generate(Embeddings(), fleet, gateway))
     app.add_route("/v1/rerank", Generate(Reranking(), fleet, gateway))
+    anthropic = AnthropicMessages(normalizes_stamp=settings.messages.normalize_billing_stamp)
+    app.add_route("/v1/messages", Generate(anthropic, fleet, gateway))
+    app.add_route("/v1/messages/count_tokens", Prompts(AnthropicCount(anthropic), fleet, gateway))
+    app.add_route("/tokenize", Prompts(Tokenize(), fleet, gateway))
+    app.add_route("/detokenize", Prompts(Detokenize(), fleet, gateway))
+    app.add_route("/apply-template", Prompts(ApplyTemplate(), fleet, gateway))
     app.add_route("/fleet/status", FleetStatus(fleet))
     for verb in VERBS:
         app.add_route(f"/fleet/{verb}", Orders(verb, fleet))

@@ -67,6 +67,14 @@ class EvictionSettings(Section, frozen=True, kw_only=True):
     """Loads and unloads on a device until its memory may be compacted."""
 
 
+class MessagesSettings(Section, frozen=True, kw_only=True):
+    """Anthropic's endpoint, /v1/messages."""
+
+    normalize_billing_stamp: bool = True
+    """Make the five characters after `cch=` constant in a system block that begins with `x-anthropic-billing-header:`:
+    Claude Code changes them with each request, after which no prompt would share its beginning with the one before."""
+
+
 class NeuronEntry(Section, frozen=True, kw_only=True):
     """One neuron behind this gateway."""
 
@@ -81,6 +89,7 @@ class CortexSettings(Section, frozen=True, kw_only=True):
 
     gateway: GatewaySettings = GatewaySettings()
     eviction: EvictionSettings = EvictionSettings()
+    messages: MessagesSettings = MessagesSettings()
     neurons: list[NeuronEntry] = []
     models_config: str | None = None
     """Unset: models.yaml or models.toml beside this file, if there."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from common.errors import Code, RequestError
+from common.errors import Code, RequestError, read_overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,13 @@ def to_openai(error: RequestError) -> bytes:
 def to_anthropic(error: RequestError, request_id: str) -> bytes:
     """Return Anthropic's envelope."""
     row = TABLE[error.code]
+    message = error.message
+    if error.code is Code.CONTEXT_LENGTH_EXCEEDED and (sizes := read_overflow(message)) is not None:
+        message = f"prompt is too long: {sizes[0]} tokens > {sizes[1]} maximum"  # clients compact at these words
     return orjson.dumps(
         {
             "type": "error",
-            "error": {"type": row.anthropic, "message": error.message},
+            "error": {"type": row.anthropic, "message": message},
             "request_id": request_id,
         }
     )

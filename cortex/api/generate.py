@@ -37,7 +37,7 @@ class Generate:
         """Answer. Until the first event is there, every failure is a real HTTP status."""
         exchange = exchange_of(req)
         exchange.dialect = self._dialect.name
-        request = self._dialect.read(await _read_body(req, self._max_body))
+        request = self._dialect.read(await read_body(req, self._max_body))
         generation = request.generation
         exchange.model = generation.model
         model = exchange.model = self._fleet.resolve(generation.model)
@@ -97,7 +97,7 @@ class Generate:
         return stream.fail(errors.envelope(error, exchange.path, exchange.request_id))
 
 
-async def _read_body(req: falcon.asgi.Request, limit: int) -> bytes:
+async def read_body(req: falcon.asgi.Request, limit: int) -> bytes:
     """Return the body. Raises RequestError as soon as more than `limit` bytes have come."""
     chunks: list[bytes] = []
     size = 0

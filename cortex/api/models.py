@@ -5,6 +5,7 @@ import falcon.asgi
 import orjson
 
 from common.errors import Code, RequestError
+from cortex.dialects.anthropic_models import anthropic_entry, anthropic_list
 from cortex.fleet.contract import Fleet
 
 
@@ -15,8 +16,12 @@ class Models:
         self._fleet = fleet
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Answer with the list."""
-        resp.data = orjson.dumps({"object": "list", "data": self._fleet.models()})
+        """Answer with the list; in Anthropic's shape to a client of theirs."""
+        entries = self._fleet.models()
+        if req.get_header("anthropic-version") is not None:
+            resp.data = orjson.dumps(anthropic_list(entries))
+            return
+        resp.data = orjson.dumps({"object": "list", "data": entries})
 
 
 class Model:
@@ -30,4 +35,5 @@ class Model:
         entry = next((e for e in self._fleet.models() if e["id"] == model), None)
         if entry is None:
             raise RequestError(Code.MODEL_NOT_FOUND, f"the model '{model}' does not exist", param="model")
-        resp.data = orjson.dumps(entry)
+        is_anthropic = req.get_header("anthropic-version") is not None
+        resp.data = orjson.dumps(anthropic_entry(entry) if is_anthropic else entry)

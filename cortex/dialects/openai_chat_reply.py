@@ -8,6 +8,7 @@ from common.formats.contract import Call, Content, Delta, Reasoning
 from common.messages import EndedItem, StartedItem, TokenLogprob
 from cortex.dialects import sse
 from cortex.dialects.answer import Answer, Offer
+from cortex.dialects.call_ids import call_id
 from cortex.dialects.canonical import Generation
 from cortex.dialects.contract import Heading
 from cortex.dialects.openai_logprobs import chat_logprobs
@@ -15,16 +16,6 @@ from cortex.dialects.tally import Tally
 from cortex.fleet.contract import Events, Told
 
 REASONS = {"stop": "stop", "stop_sequence": "stop", "length": "length", "tool_calls": "tool_calls"}
-
-
-def call_id(heading: Heading, index: int, number: int) -> str:
-    """Return the id of a choice's call. Nine letters and digits: some templates take no other."""
-    seed = int(heading.id, 36) + 4099 * index + number
-    digits = ""
-    for _ in range(9):
-        seed, digit = divmod(seed, 36)
-        digits += "0123456789abcdefghijklmnopqrstuvwxyz"[digit]
-    return digits
 
 
 class ChatStream:

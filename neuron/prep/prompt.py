@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from msgspec import structs
 
-from common.errors import Code, RequestError
+from common.errors import Code, RequestError, overflow
 from common.formats.family import Family
 from common.formats.reasoning import is_opened_by
 from common.messages import Chat, Embed, Job, Prepared, Rendered, RenderedItem, Rerank, Text, TokenIds
@@ -45,7 +45,7 @@ def prepare(
     if not tokens:
         raise RequestError(Code.INVALID_VALUE, "the prompt is empty; it needs at least one token", param=field)
     if len(tokens) >= context:
-        raise _too_long(f"{len(tokens)}", context, field)
+        raise overflow(f"{len(tokens)}", context, param=field)
     room = context - len(tokens)
     prepared = Prepared(
         job=job.id,
@@ -136,17 +136,8 @@ def _tokens(job: Job, vocabulary: Vocabulary, text: str, context: int, field: st
         # A text far beyond the context would keep everybody waiting (a second for each megabyte) for its exact count.
         count = len(vocabulary.tokenise(head, add_special=add_special, parse_special=True)) - MERGES
         if count >= context:
-            raise _too_long(f"more than {count}", context, field)
+            raise overflow(f"more than {count}", context, param=field)
     return vocabulary.tokenise(text, add_special=add_special, parse_special=True)
-
-
-def _too_long(count: str, context: int, field: str) -> RequestError:
-    return RequestError(
-        Code.CONTEXT_LENGTH_EXCEEDED,
-        f"This model's maximum context length is {context} tokens. However, your prompt has {count} tokens. "
-        "Shorten it, leaving room for the answer.",
-        param=field,
-    )
 
 
 def _check_sampling(job: Job, vocabulary: Vocabulary) -> None:

@@ -2,7 +2,7 @@
 
 from msgspec import structs
 
-from common.errors import Code
+from common.errors import Code, overflow
 from common.messages import (
     Abort,
     AbortTasks,
@@ -191,11 +191,8 @@ class Traffic:
         room = replica.plan.context - longest + bool(prepared.texts)  # a vector needs no token more
         if room < 1:
             # The model's context was cut to what fits when it was loaded, after this prompt had been checked.
-            text = (
-                f"This model's maximum context length is {replica.plan.context} tokens. "
-                f"However, your prompt has {longest} tokens."
-            )
-            self.fail(entry, Code.CONTEXT_LENGTH_EXCEEDED, text)
+            error = overflow(f"{longest}", replica.plan.context)
+            self.fail(entry, error.code, error.message)
             return
         max_tokens = min(prepared.max_tokens, room)
         host.jobs.run(entry, replica.device, host.now)

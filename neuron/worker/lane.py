@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import structs
 
-from common.errors import Code, RequestError
+from common.errors import Code, RequestError, overflow
 from common.log import fields
 from common.messages import EndedItem, FailedItem, JobKey, ModelMemory, Task, TokenLogprob
 from neuron.worker.engine import CHUNK_TOKENS, DecodeResult, DeviceLost, Model
@@ -192,9 +192,7 @@ class Lane:
         if min(tokens) < 0 or max(tokens) >= self.model.vocabulary:
             raise RequestError(Code.INVALID_VALUE, f"a token is outside the vocabulary of {self.model.vocabulary}")
         if len(task.tokens) >= self._context:
-            text = f"This model's maximum context length is {self._context} tokens."
-            text += f" However, your prompt has {len(task.tokens)} tokens."
-            raise RequestError(Code.CONTEXT_LENGTH_EXCEEDED, text)
+            raise overflow(f"{len(task.tokens)}", self._context)
 
     def _seat_waiting(self) -> None:
         while self._waiting:

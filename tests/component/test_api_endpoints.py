@@ -215,10 +215,15 @@ def test_unknown_paths_are_404_in_the_envelope(side: Side, path: str) -> None:
 
 
 def test_anthropic_paths_fail_in_anthropics_envelope(side: Side) -> None:
-    result = side.post("/v1/messages", {}, x_request_id="req-7")
-    assert result.status_code == 404
-    assert result.json["type"] == "error"
-    assert (result.json["error"]["type"], result.json["request_id"]) == ("not_found_error", "req-7")
+    for path, status, kind in (
+        ("/v1/messages/batches", 404, "not_found_error"),
+        ("/v1/messages", 400, "invalid_request_error"),
+        ("/v1/messages/count_tokens", 400, "invalid_request_error"),
+    ):
+        result = side.post(path, {}, x_request_id="req-7")
+        assert result.status_code == status
+        assert result.json["type"] == "error"
+        assert (result.json["error"]["type"], result.json["request_id"]) == (kind, "req-7")
 
 
 def test_a_method_that_is_not_taken_is_405_and_says_which_are(side: Side) -> None:

@@ -1,0 +1,46 @@
+"""The endpoints that ask only for a prompt: how many tokens, which, what text. Nothing is loaded or evicted for it."""
+
+import falcon
+import falcon.asgi
+import orjson
+
+from common.ids import new_job_id
+from common.messages import Job, RenderedItem
+from cortex.api.front import exchange_of
+from cortex.api.generate import read_body
+from cortex.dialects.question import Asking
+from cortex.fleet.contract import Fleet
+from cortex.settings import GatewaySettings
+
+
+class Prompts:
+    """One endpoint in one language."""
+
+    def __init__(self, asking: Asking, fleet: Fleet, settings: GatewaySettings) -> None:
+        self._asking = asking
+        self._fleet = fleet
+        self._max_body = settings.max_body_mb * 2**20
+        self._budget_ms = int(settings.budget_s * 1000)
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """Answer with what the helper process of a neuron says that has the model's file."""
+        exchange = exchange_of(req)
+        exchange.dialect = self._asking.name
+        question = self._asking.read(await read_body(req, self._max_body))
+        model = exchange.model = self._fleet.resolve(question.model)
+        job = Job(
+            id=new_job_id(),
+            attempt=0,
+            model=model,
+            request_id=exchange.request_id,
+            input=question.input,
+            answer="prompt",
+            budget_ms=self._budget_ms,
+            principal=exchange.principal,
+        )
+        call = exchange.call = self._fleet.submit([job])  # whatever happens, the exchange's end closes it
+        while True:
+            for _, event in await call.next(None):
+                if isinstance(event, RenderedItem):
+                    resp.data = orjson.dumps(self._asking.write(event))
+                    return
