@@ -96,6 +96,13 @@ class Generation:
         return self.sent_back_at > -math.inf
 
     @property
+    def is_repeatable(self) -> bool:
+        """Whether its prompt is computed afresh: what others computed differs in its last bits, and a seed promises the
+        same answer again.
+        """
+        return self.task.sampling.seed is not None and self.sent_back_at == -math.inf and not self._resumed_n
+
+    @property
     def next_stop(self) -> int:
         """Where the next chunk has to end at the latest."""
         return next((s for s in self.stops if s > self.position), len(self.tokens))

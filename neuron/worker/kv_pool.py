@@ -198,6 +198,8 @@ class KvPool:
         """Return whose cells it can continue from, and how far; its last token is always computed."""
         tokens, limit = generation.tokens, len(generation.tokens) - 1
         best: tuple[int | None, int] = (None, 0)
+        if generation.is_repeatable:
+            return best
         known = [(r.sequence, r.tokens) for r in self.cache]
         known += [(g.sequence, g.tokens[: g.position]) for g in self.slots.seated if g.sequence is not None]
         for sequence, theirs in known:
@@ -213,6 +215,8 @@ class KvPool:
         """Return who is about to compute the longest part of the same prompt."""
         limit = len(generation.tokens) - (1 if self._is_cut else TAIL_TOKENS)
         best: tuple[Generation | None, int] = (None, 0)
+        if generation.is_repeatable:
+            return best
         for other in self.slots.seated:
             if other.leader is None and not other.is_decoding:
                 length = min(shared_length(generation.tokens, other.tokens), limit)
@@ -221,6 +225,8 @@ class KvPool:
         return best
 
     def _look_in_host(self, generation: Generation, prefill_s: float | None) -> None:
+        if generation.is_repeatable:
+            return
         tokens = generation.tokens[:-1]
         pieces, length = self._host.match(self._model.state_key, tokens, whole=not self._is_cut)
         gain = length - generation.position
