@@ -21,7 +21,7 @@ def test_an_absolute_file_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_file_of_an_installed_package_is_found_without_importing_it() -> None:
-    assert resolve_source("package:common/messages.py", [], Path("/")).name == "messages.py"
+    assert resolve_source("package:common/errors.py", [], Path("/")).name == "errors.py"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,181 @@
+"""What a gateway or neuronctl says to a supervisor."""
+
+from typing import Literal
+
+from common.catalogue import Profile
+from common.messages.base import Message, Part
+from common.messages.jobs import Job, JobKey
+
+
+class Eviction(Part, frozen=True, kw_only=True):
+    """A gateway's eviction settings; a neuron's own win."""
+
+    strategy: Literal["lru", "priority"] = "lru"
+    defrag_after_cycles: int = 50
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """Opens a connection; answered with a full NodeState, or Refused."""
+
+    version: tuple[int, int]
+    incarnation: str
+    role: Literal["gateway", "admin"]
+    name: str = ""
+    eviction: Eviction | None = None
+
+
+class Beat(Message, frozen=True, kw_only=True):
+    """A gateway is alive, and these are the jobs it still wants. Every second; 5 s of silence abort its jobs."""
+
+    incarnation: str
+    jobs: list[JobKey] = []
+
+
+class Submit(Message, frozen=True, kw_only=True):
+    """Jobs to run."""
+
+    jobs: list[Job]
+    profile: Profile | None = None
+    """Of their model, where the sender has not seen the neuron tell of it."""
+
+
+class Abort(Message, frozen=True, kw_only=True):
+    """Jobs nobody waits for any more. Idempotent; overtakes queued work; not answered."""
+
+    jobs: list[JobKey]
+
+
+class Claim(Message, frozen=True, kw_only=True):
+    """A gateway wants to load a model that nobody has on the neuron `choice`; answered with the first such claim."""
+
+    request: str
+    model: str
+    """Of a further replica: the model's id, `#`, and the replica's number."""
+    choice: str
+    refused: list[str] = []
+    """Neurons that cannot take it; a claim on record that names one of them is replaced."""
+
+
+class Status(Message, frozen=True, kw_only=True):
+    """Ask for the full NodeState and the running jobs."""
+
+    request: str
+
+
+class Discover(Message, frozen=True, kw_only=True):
+    """Ask which devices there are, also those that are not served."""
+
+    request: str
+
+
+class Health(Message, frozen=True, kw_only=True):
+    """Ask whether the neuron serves, and if not, why."""
+
+    request: str
+
+
+class Models(Message, frozen=True, kw_only=True):
+    """Ask for the models this neuron serves or could serve."""
+
+    request: str
+
+
+class Version(Message, frozen=True, kw_only=True):
+    """Ask for the versions of neuron, protocol and llama.cpp."""
+
+    request: str
+
+
+class Load(Message, frozen=True, kw_only=True):
+    """Load a model; answered when it is loaded. `device` None: the device with the most free memory."""
+
+    request: str
+    model: str
+    profile: Profile | None = None
+    """The gateway's catalogue is the source; None: the neuron's own profile."""
+    device: str | None = None
+    may_evict: bool = True
+    """False: load it only where nothing has to give way."""
+
+
+class Unload(Message, frozen=True, kw_only=True):
+    """Finish the model's jobs, then unload it; answered when it is gone. `device` None: every replica."""
+
+    request: str
+    model: str
+    device: str | None = None
+
+
+class Pin(Message, frozen=True, kw_only=True):
+    """Never unload the model to make room. A later Unload is still obeyed."""
+
+    request: str
+    model: str
+
+
+class Unpin(Message, frozen=True, kw_only=True):
+    """End a pin, also one of the profile's until the neuron restarts."""
+
+    request: str
+    model: str
+
+
+class ClearCache(Message, frozen=True, kw_only=True):
+    """Forget KV that belongs to no running job. `model` None: all."""
+
+    request: str
+    model: str | None = None
+
+
+class Memory(Message, frozen=True, kw_only=True):
+    """Ask the workers themselves what they hold."""
+
+    request: str
+
+
+class Drain(Message, frozen=True, kw_only=True):
+    """Take no new jobs: on a MODEL (then unload it), a DEVICE, or (target None) the NODE. Answered when empty."""
+
+    request: str
+    scope: Literal["model", "device", "node"]
+    target: str | None = None
+
+
+class Undrain(Message, frozen=True, kw_only=True):
+    """End a drain."""
+
+    request: str
+    scope: Literal["model", "device", "node"]
+    target: str | None = None
+
+
+class Pause(Message, frozen=True, kw_only=True):
+    """Finish a device's jobs, unload its models, end its worker and leave it alone, also after a restart of the neuron.
+
+    Answered when the device is free.
+    """
+
+    request: str
+    device: str
+    for_s: float | None = None
+    """None: until Resume."""
+
+
+class Resume(Message, frozen=True, kw_only=True):
+    """End a pause, and load again what the device held."""
+
+    request: str
+    device: str
+
+
+class RestartWorker(Message, frozen=True, kw_only=True):
+    """End the device's worker and start another; its models are loaded again. Running jobs fail, retriable."""
+
+    request: str
+    device: str
+
+
+ToNeuron = (
+    Hello | Beat | Submit | Abort | Claim | Status | Discover | Health | Models | Version
+    | Load | Unload | Pin | Unpin | ClearCache | Memory | Drain | Undrain | Pause | Resume | RestartWorker
+)  # fmt: skip

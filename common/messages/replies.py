@@ -1,0 +1,139 @@
+"""What a supervisor says to a gateway or neuronctl, beside Started, Tokens, Ended, Failed, Rendered and NodeState."""
+
+from typing import Literal
+
+from common.errors import Code
+from common.messages.base import Message, Part
+from common.messages.jobs import Ended, Failed, Rendered, Started, Tokens
+from common.messages.state import DeviceState, ModelState, NodeState
+
+
+class HelloWanted(Message, frozen=True, kw_only=True):
+    """A message came from a peer that has not said Hello (a restarted neuron knows nobody)."""
+
+
+class Claimed(Message, frozen=True, kw_only=True):
+    """The first claim on record: everybody loads `model` on the neuron `choice`."""
+
+    request: str
+    model: str
+    choice: str
+
+
+class JobRow(Part, frozen=True, kw_only=True):
+    """One job as an operator sees it."""
+
+    job: str
+    attempt: int
+    request_id: str
+    model: str
+    state: Literal["preparing", "queued", "running"]
+    device: str | None = None
+    age_ms: int
+    principal: str = ""
+
+
+class StatusReply(Message, frozen=True, kw_only=True):
+    """Answer to Status."""
+
+    request: str
+    state: NodeState
+    jobs: list[JobRow] = []
+    peers: int = 0
+    undecodable: int = 0
+    """Frames since the start that were no messages."""
+
+
+class DiscoverReply(Message, frozen=True, kw_only=True):
+    """Answer to Discover."""
+
+    request: str
+    devices: list[DeviceState]
+
+
+class HealthReply(Message, frozen=True, kw_only=True):
+    """Answer to Health."""
+
+    request: str
+    status: Literal["ok", "impaired", "degraded"]
+    reasons: list[str] = []
+
+
+class ModelsReply(Message, frozen=True, kw_only=True):
+    """Answer to Models."""
+
+    request: str
+    models: list[ModelState]
+
+
+class VersionReply(Message, frozen=True, kw_only=True):
+    """Answer to Version."""
+
+    request: str
+    version: str
+    protocol: tuple[int, int]
+    build: str | None = None
+
+
+class ModelMemory(Part, frozen=True, kw_only=True):
+    """What one model holds in a worker, as llama.cpp accounts for it."""
+
+    model: str
+    weights_mb: int
+    kv_mb: int
+    kv_tokens: int
+    kv_used: int
+    """Cells that hold a token."""
+    sequences: int
+    """That run."""
+    idle: int = 0
+    """Sequences that stay for new prompts to continue from."""
+    host_mb: int = 0
+    """Idle sequences in host memory."""
+
+
+class WorkerMemory(Part, frozen=True, kw_only=True):
+    """The worker's own view of its memory, in MiB."""
+
+    device: str
+    process_mb: int
+    """Resident memory of the worker process."""
+    device_free_mb: int | None = None
+    device_total_mb: int | None = None
+    models: list[ModelMemory] = []
+
+
+class MemoryReply(Message, frozen=True, kw_only=True):
+    """Answer to Memory."""
+
+    request: str
+    workers: list[WorkerMemory]
+
+
+class Progress(Message, frozen=True, kw_only=True):
+    """An admin request is under way."""
+
+    request: str
+    text: str
+    fraction: float | None = None
+
+
+class Done(Message, frozen=True, kw_only=True):
+    """An admin request is carried out; `text` says what was done."""
+
+    request: str
+    text: str
+
+
+class Refused(Message, frozen=True, kw_only=True):
+    """An admin request, or a Hello (`request` None), is refused or has failed."""
+
+    request: str | None = None
+    code: Code
+    message: str
+
+
+FromNeuron = (
+    NodeState | Started | Tokens | Ended | Failed | Rendered | HelloWanted | Claimed | StatusReply | DiscoverReply
+    | HealthReply | ModelsReply | VersionReply | MemoryReply | Progress | Done | Refused
+)  # fmt: skip
