@@ -31,6 +31,9 @@ LAST_WORDS_S = 2.0
 class GatewayWorker(ASGIWorker):  # type: ignore[misc]
     """One gateway process."""
 
+    SIGNALS = [s for s in ASGIWorker.SIGNALS if s != signal.SIGHUP]  # noqa: RUF012 - gunicorn's
+    """Set to their defaults first. A reload may reach a whole group, and in it a process that has just begun."""
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._configuration: Configuration = self.app.configuration

@@ -96,11 +96,9 @@ class Generation:
         return self.sent_back_at > -math.inf
 
     @property
-    def is_repeatable(self) -> bool:
-        """Whether its prompt is computed afresh: what others computed differs in its last bits, and a seed promises the
-        same answer again.
-        """
-        return self.task.sampling.seed is not None and self.sent_back_at == -math.inf and not self._resumed_n
+    def wants_the_same_again(self) -> bool:
+        """Whether its client gave a seed, and nothing of the answer is there yet."""
+        return self.task.sampling.seed is not None and not self.is_started and not self._resumed_n
 
     @property
     def next_stop(self) -> int:

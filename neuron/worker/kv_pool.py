@@ -60,6 +60,9 @@ class KvPool:
 
         `prefill_s` is what computing a token takes, None if unknown.
         """
+        is_alone = not self.slots.seated and generation.wants_the_same_again
+        if is_alone:
+            self._vacate()
         source, length = self._longest(generation)
         leader, following = self._leader(generation)
         leads = leader is not None and following >= length + GAIN_TOKENS
@@ -82,7 +85,7 @@ class KvPool:
             generation.leader, generation.shared_n = leader, following
             if leader is not None and not self._is_cut:
                 leader.stops = sorted({*leader.stops, following})
-        else:
+        elif not is_alone:
             self._look_in_host(generation, prefill_s)
         if not self._is_cut:
             self._plan_stops(generation)
@@ -198,8 +201,6 @@ class KvPool:
         """Return whose cells it can continue from, and how far; its last token is always computed."""
         tokens, limit = generation.tokens, len(generation.tokens) - 1
         best: tuple[int | None, int] = (None, 0)
-        if generation.is_repeatable:
-            return best
         known = [(r.sequence, r.tokens) for r in self.cache]
         known += [(g.sequence, g.tokens[: g.position]) for g in self.slots.seated if g.sequence is not None]
         for sequence, theirs in known:
@@ -215,8 +216,6 @@ class KvPool:
         """Return who is about to compute the longest part of the same prompt."""
         limit = len(generation.tokens) - (1 if self._is_cut else TAIL_TOKENS)
         best: tuple[Generation | None, int] = (None, 0)
-        if generation.is_repeatable:
-            return best
         for other in self.slots.seated:
             if other.leader is None and not other.is_decoding:
                 length = min(shared_length(generation.tokens, other.tokens), limit)
@@ -225,8 +224,6 @@ class KvPool:
         return best
 
     def _look_in_host(self, generation: Generation, prefill_s: float | None) -> None:
-        if generation.is_repeatable:
-            return
         tokens = generation.tokens[:-1]
         pieces, length = self._host.match(self._model.state_key, tokens, whole=not self._is_cut)
         gain = length - generation.position
@@ -325,6 +322,13 @@ class KvPool:
                 self._evict(resident)
                 return True
         return False
+
+    def _vacate(self) -> None:
+        """Send everybody idle away: in other cells, or continued from what another batch computed, the same prompt
+        gives other last bits, and after some tokens another text.
+        """
+        for resident in self.cache:
+            self._evict(resident)
 
     def _evict(self, resident: Resident) -> None:
         while self._host.is_on and resident.saved < len(resident.tokens):

@@ -72,9 +72,13 @@ def wait_for_log(gateway: Gateway, text: str) -> None:
         time.sleep(0.01)
 
 
-def worker_pids(gateway: Gateway) -> set[int]:
-    """Return the pids of the gateway's processes."""
-    return {p.pid for p in psutil.Process(gateway.pid).children()}
+def worker_pids(gateway: Gateway, at_least: int = 0) -> set[int]:
+    """Return the pids of the gateway's processes, when there are so many; one answers before the others begin."""
+    ends_at = time.monotonic() + PATIENCE_S
+    while len(pids := {p.pid for p in psutil.Process(gateway.pid).children()}) < at_least:
+        assert time.monotonic() < ends_at, gateway.log
+        time.sleep(0.01)
+    return pids
 
 
 def test_the_openai_sdk_reads_a_whole_reply(gateway: Gateway) -> None:
@@ -249,7 +253,7 @@ def test_a_hangup_changes_the_catalogue_of_every_process_and_cuts_no_stream(tmp_
         Gateway(tmp_path, endpoints={"beast": neuron.endpoint}, workers=2, models=models) as gateway,
     ):
         neuron.on_job = neuron.hold
-        before = worker_pids(gateway)
+        before = worker_pids(gateway, at_least=2)
         with streaming(gateway) as lines:
             next(lines)
             (tmp_path / "models.yaml").write_text("models: [{id: new/model, source: 'file:/y.gguf'}]")
@@ -260,6 +264,20 @@ def test_a_hangup_changes_the_catalogue_of_every_process_and_cuts_no_stream(tmp_
             neuron.send(token(neuron.jobs()[-1], 0, "still here"), neuron.jobs_from[-1])
             assert any("still here" in line for line in lines)  # a comment may come before
         assert worker_pids(gateway) == before
+
+
+def test_a_hangup_does_not_end_a_process_that_has_just_begun(tmp_path: Path) -> None:
+    models = {"models": [{"id": "old/model", "source": "file:/x.gguf"}]}
+    with FakeNeuron() as neuron, Gateway(tmp_path, endpoints={"beast": neuron.endpoint}, models=models) as gateway:
+        (old,) = worker_pids(gateway)
+        psutil.Process(old).kill()
+        ends_at, new = time.monotonic() + PATIENCE_S, set[int]()
+        while not new or gateway.log.count(" answers") < 2:
+            new = worker_pids(gateway) - {old}
+            for pid in new:
+                psutil.Process(pid).send_signal(signal.SIGHUP)
+            assert time.monotonic() < ends_at, gateway.log
+        assert worker_pids(gateway) == new
 
 
 def assert_listed(gateway: Gateway, there: str, gone: str) -> None:
