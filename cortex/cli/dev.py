@@ -46,8 +46,9 @@ def run_dev(model: Path | None, port: int) -> int:
     """Start everything, say when it is ready, and wait for Ctrl-C; return the exit status. Raises ConfigError."""
     profile = _profile(model)
     _check_port(port)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)  # a closed terminal is as good as a Ctrl-C
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, _interrupt)  # a closed terminal is as good as a Ctrl-C
     folder = Path(tempfile.mkdtemp(prefix="cortex-dev-"))
     console = Console(stderr=True)
     try:
