@@ -56,8 +56,9 @@ test-all: $(VENV)/.test ## the tests that need more programs, which it installs;
 bench: $(VENV)/.test ## measure; figures go to build/bench/
 	$(BIN)/python -m tests.bench
 
-bench-engine: $(VENV)/.test ## the same beside llama.cpp's own programs, which it builds; half an hour
-	$(BIN)/python -m tests.bench llama_decode llama_http
+bench-engine: $(VENV)/.test ## the same beside llama.cpp's own programs, which it builds; an hour
+	$(PIP) install --quiet --editable '.[gateway,neuron,test,bench]'
+	$(BIN)/python -m tests.bench llama_decode llama_http idle_neighbours json_schema agents
 
 bench-fleet: $(VENV)/.test ## routing, placement and pushed states of a simulated fleet of 64 neurons
 	$(BIN)/python -m tests.bench fleet

@@ -1,4 +1,4 @@
-"""`make bench`: print every figure, and write build/bench/NAME.json."""
+"""`make bench`: print every figure, and write build/bench/NAME.json; `make bench-engine` writes a page, too."""
 
 import sys
 
@@ -11,6 +11,7 @@ from tests.bench import (
     json_schema,
     long_prompt,
     memory,
+    page,
     report,
     soak,
     start,
@@ -52,6 +53,8 @@ def main() -> int:
                     print(f"    {point:>6}  {figure}")
             else:
                 print(f"  {key}: {value}")
+    if set(names) >= set(paired):
+        print(f"\n{page.write()}")
     return 0
 
 
