@@ -17,14 +17,22 @@ from gunicorn.sock import TCP6Socket, TCPSocket
 from common import log as logs
 from common.errors import ConfigError
 from common.log import fields
+from common.sdnotify import ServiceManager
 from cortex.bulletin import Bulletin
 from cortex.configuration import Configuration
+from cortex.readiness import Readiness
 from cortex.worker import LAST_WORDS_S, GatewayWorker
 
 log = logging.getLogger("cortex")
 
 WATCHDOG_S = 30.0
 """A gateway process whose loop stands still for longer than a stop may take, and this, is replaced."""
+READY_TURN_S = 0.1
+"""Between two looks whether a gateway process serves, until one does; whoever started this is waiting for it."""
+STOP_MARGIN_S = 10.0
+"""For processes to end after their last words."""
+KEPT = "api"
+"""Name under which the service manager keeps the listening socket over a restart."""
 
 
 def serve(config_file: Path) -> int:
@@ -32,16 +40,17 @@ def serve(config_file: Path) -> int:
 
     Messages about what keeps it from starting go to stderr.
     """
+    manager = ServiceManager()  # first of all: gunicorn would say READY before any process serves
     try:
         configuration = Configuration(config_file)
         logs.setup("cortex", format=configuration.settings.log.format, level=configuration.settings.log.level)
-        listener = _listen(configuration)
+        listener = _listen(configuration, manager)
     except ConfigError as error:
         print(f"cortex: {error}", file=sys.stderr)
         return 1
     pid = os.getpid()
     try:
-        GatewayArbiter(_Application(configuration), listener).run()
+        GatewayArbiter(_Application(configuration), listener, manager).run()
     except SystemExit as stop:
         if os.getpid() != pid:
             raise  # a gateway process that ends; its parent's caller is not its own
@@ -49,11 +58,20 @@ def serve(config_file: Path) -> int:
     return 0
 
 
-def _listen(configuration: Configuration) -> socket.socket:
-    """Bind the public address. Raises ConfigError saying what to do; gunicorn itself would try for five seconds."""
+def _listen(configuration: Configuration, manager: ServiceManager) -> socket.socket:
+    """Bind the public address, or take it over from the gateway before this one, whose callers wait in its backlog.
+
+    Raises ConfigError saying what to do; gunicorn itself would try for five seconds.
+    """
     endpoint = configuration.settings.listen
     remedy = f"change gateway.listen in {configuration.file}"
     host = endpoint.host.strip("[]")
+    kept = manager.take(KEPT)
+    if kept is not None:
+        if kept.getsockname()[:2] == (host, endpoint.port):
+            return kept
+        kept.close()
+        manager.drop(KEPT)
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -64,6 +82,7 @@ def _listen(configuration: Configuration) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"{endpoint}: address already in use; stop the other program or {remedy}") from None
         raise ConfigError(f"{endpoint}: {(error.strerror or str(error)).lower()}; {remedy}") from None
+    manager.keep(KEPT, listener)
     return listener
 
 
@@ -73,6 +92,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
         self.bulletin = Bulletin()
+        self.readiness = Readiness()
         super().__init__()
 
     def load_config(self) -> None:
@@ -103,11 +123,15 @@ class _Application(BaseApplication):  # type: ignore[misc]
 class GatewayArbiter(Arbiter):  # type: ignore[misc]
     """Keeps the gateway processes alive. Stops gracefully on SIGTERM and SIGINT, at once on a second SIGINT."""
 
-    def __init__(self, app: _Application, listener: socket.socket) -> None:
+    def __init__(self, app: _Application, listener: socket.socket, manager: ServiceManager) -> None:
         """`listener`: bound; it belongs to the arbiter from here."""
         super().__init__(app)
         os.environ.pop("GUNICORN_PID", None)  # set by gunicorn's own re-exec, which is switched off here
         self._configuration = app.configuration
+        self._manager = manager
+        self._is_ready = False
+        self._fleet = ""
+        """What a gateway process reported last."""
         address, kind = listener.getsockname(), TCP6Socket if listener.family == socket.AF_INET6 else TCPSocket
         self.LISTENERS = [kind(address, self.cfg, self.log, fd=listener.detach())]
 
@@ -123,8 +147,36 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         if settings.gateway.metrics_listen is not None:
             log.info("gateway.metrics_listen is set, but metrics are not served by this version yet")
 
+    def wait_for_signals(self, timeout: float = 1.0) -> Any:
+        """Tell the service manager how things are, once each turn of the main loop, then wait as gunicorn does."""
+        self._manager.beat()
+        report = self.app.readiness.latest()
+        if report is not None:
+            self._fleet = report
+            if self._is_ready:
+                self._manager.status(self._status())
+            else:
+                self._is_ready = True
+                self._manager.ready(self._status())
+        return super().wait_for_signals(timeout if self._is_ready or not self._manager.is_present else READY_TURN_S)
+
+    def _status(self) -> str:
+        return f"listening on {self._configuration.settings.listen}; {self._fleet}"
+
+    def stop(self, graceful: bool = True) -> None:
+        """Stop the gateway processes."""
+        self._manager.stopping("waiting for running requests", self.cfg.graceful_timeout + STOP_MARGIN_S)
+        super().stop(graceful)
+
     def handle_hup(self) -> None:
         """Take over a changed models file. No process is replaced, so no stream is cut; a bad file changes nothing."""
+        if self._is_ready:
+            self._manager.reloading()
+        self._reload()
+        if self._is_ready:
+            self._manager.ready(self._status())
+
+    def _reload(self) -> None:
         configuration = self._configuration
         try:
             changed = Configuration(configuration.file)

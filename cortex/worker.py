@@ -19,6 +19,7 @@ from cortex.api.status import Lifecycle
 from cortex.app import create_app
 from cortex.configuration import Configuration
 from cortex.fleet.fleet import BusFleet
+from cortex.readiness import describe
 
 log = logging.getLogger("cortex")
 
@@ -77,10 +78,15 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
             await fleet.open()
             self.asgi = create_app(configuration.settings, fleet, configuration.admin_keys, self._lifecycle)
             for listener in self.sockets:
-                self.servers.append(await self.loop.create_server(lambda: GatewayProtocol(self), sock=listener.sock))
+                self.servers.append(
+                    await self.loop.create_server(
+                        lambda: GatewayProtocol(self), sock=listener.sock, backlog=self.cfg.backlog
+                    )
+                )
             while self.alive and self.ppid == os.getppid():
                 self.notify()
                 self._read_bulletin(fleet)
+                self.app.readiness.report(describe(fleet.view()))
                 try:
                     await asyncio.wait_for(self._stop.wait(), TICK_S)
                 except TimeoutError:

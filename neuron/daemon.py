@@ -17,6 +17,7 @@ import zmq
 from common.catalogue import Catalogue
 from common.errors import ConfigError, RequestError
 from common.ids import new_incarnation
+from common.sdnotify import ServiceManager
 from neuron.broker.bus import Bus
 from neuron.discovery import Device
 from neuron.models.hub_cache import cache_folder
@@ -40,8 +41,13 @@ from neuron.supervisor.instructions import (
     Spawn,
 )
 from neuron.supervisor.machine import Machine
+from neuron.supervisor.report import status_line
 
 log = logging.getLogger("neuron")
+BEAT_S = 1.0
+"""Between two signs of life to the service manager."""
+STOP_MARGIN_S = 10.0
+"""For children to end after the drain."""
 _levels = logging.getLevelNamesMapping()
 
 
@@ -59,6 +65,7 @@ class Daemon:
         self._queue: deque[events.Event] = deque()
         self._is_handling = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._manager = ServiceManager()
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; return the exit status. Raises ConfigError if it cannot start."""
@@ -72,12 +79,15 @@ class Daemon:
                 raise ConfigError(f"listen: {self._settings.endpoint}: {error.strerror}") from None
             self._children = Children(self._child_exited)
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._loop.add_signal_handler(number, self._post, events.StopAsked())
+                self._loop.add_signal_handler(number, self._ask_to_stop)
             log.info("%s listens on %s", self._settings.name, self._settings.endpoint)
             saved = read_state(self._state_file) if self._state_file is not None else None
             self._post(events.Started(saved, time.time()))
             lookout = Lookout(Library(self._model_dirs, self._hub_cache), self._found)
             lookout.start()
+            self._manager.ready(status_line(self._machine.host))
+            if self._manager.is_present:
+                self._beat()
             status = await self._ended
             lookout.stop()
             self._bus.close()
@@ -86,6 +96,19 @@ class Daemon:
             for timer in self._timers.values():
                 timer.cancel()
             context.term()
+
+    def _beat(self) -> None:
+        """Show that this loop turns, and what it is busy with."""
+        self._timers["beat"] = self._loop.call_later(BEAT_S, self._beat)
+        self._manager.beat()
+        if not self._machine.host.stopping:
+            self._manager.status(status_line(self._machine.host))
+
+    def _ask_to_stop(self) -> None:
+        settings = self._settings
+        within_s = settings.drain_s + settings.watchdog.term_s + STOP_MARGIN_S
+        self._manager.stopping("waiting for running jobs", within_s)
+        self._post(events.StopAsked())
 
     def _found(self, models: list[Found]) -> None:
         """Take what the lookout reports from its thread."""

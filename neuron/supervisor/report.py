@@ -103,6 +103,21 @@ def node_state(host: Host, seq: int) -> NodeState:
     )
 
 
+def status_line(host: Host) -> str:
+    """Return one line for the service manager: what serves, what is loading, and what keeps a device from serving."""
+    reasons = {d: host.why_not(d) for d in host.devices}
+    serving = [
+        d for d, w in host.workers.items() if w.state in (State.IDLE, State.READY) and d not in host.draining_devices
+    ]
+    line = f"{len(serving)} of {len(reasons)} devices serve"
+    loaded = sum(m.status == "loaded" for m in host.models.values())
+    loading = [m.id for m in host.models.values() if m.status == "loading"]
+    line += f"; {loaded} models loaded" + (f"; loading {', '.join(loading)}" if loading else "")
+    return line + "".join(
+        f"; {host.devices[d].name}: {reason}" for d, reason in reasons.items() if reason and d not in serving
+    )
+
+
 def change(before: NodeState, after: NodeState) -> NodeState | None:
     """Return the partial state that leads from one full state to the next, None if nothing has changed."""
     devices = {d.uuid: d for d in before.devices}
