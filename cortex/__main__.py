@@ -4,11 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from common import __version__
+from common import revision
 from common.errors import ConfigError
+from common.revision import ShowVersion
 from cortex.cli import orders
 
-DEFAULT_CONFIGS = ("/etc/cortex/cortex.yaml", "/etc/cortex/cortex.toml")
+DEFAULT_CONFIGS = ("/etc/cortex/cortex.toml", "/etc/cortex/cortex.yaml")
 
 _EPILOG = """\
 examples:
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"cortex {__version__}")
+    parser.add_argument("--version", action=ShowVersion)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="run the gateway", description="Run the gateway until SIGTERM or Ctrl-C.")
@@ -89,7 +90,7 @@ def main() -> int:
             case "serve":
                 return _serve(arguments.config or find_config())
             case "version":
-                print(f"cortex {__version__}")
+                print(revision.describe("cortex"))
                 return 0
             case "dev":
                 from cortex.cli.dev import run_dev
@@ -124,10 +125,12 @@ def main() -> int:
 
 def find_config() -> Path:
     """Return the configuration file of an installed gateway. Raises ConfigError."""
-    found = next((Path(p) for p in DEFAULT_CONFIGS if Path(p).is_file()), None)
-    if found is None:
+    found = [Path(p) for p in DEFAULT_CONFIGS if Path(p).is_file()]
+    if len(found) > 1:
+        raise ConfigError(f"both {' and '.join(map(str, found))} exist; remove one, or use --config FILE")
+    if not found:
         raise ConfigError(f"no configuration file: neither {' nor '.join(DEFAULT_CONFIGS)} exists; use --config FILE")
-    return found
+    return found[0]
 
 
 def _check(config: Path, explained: str | None) -> int:

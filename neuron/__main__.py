@@ -5,9 +5,10 @@ import logging
 import sys
 from pathlib import Path
 
-from common import __version__, log
+from common import log
 from common.catalogue import Catalogue, find_catalogue, load_catalogue
 from common.errors import ConfigError
+from common.revision import ShowVersion
 from neuron.settings import load_settings
 
 DEFAULT_CONFIG = "/etc/neuron/neuron.yaml"
@@ -33,7 +34,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=Path(DEFAULT_CONFIG), help=f"default: {DEFAULT_CONFIG}")
     parser.add_argument("--list-devices", action="store_true", help="print what this host has as YAML, and exit")
     parser.add_argument("--check", action="store_true", help="check the configuration files, and exit")
-    parser.add_argument("--version", action="version", version=f"neuron {__version__}")
+    parser.add_argument("--version", action=ShowVersion)
     arguments = parser.parse_args()
     try:
         return _list_devices() if arguments.list_devices else _serve(arguments.config, check=arguments.check)

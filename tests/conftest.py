@@ -12,7 +12,7 @@ from tests.support import leaks
 hypothesis.settings.register_profile("busy-machine", deadline=None)
 hypothesis.settings.load_profile("busy-machine")
 
-TOOLS = {"needs_node": ("node", "npm"), "needs_nginx": ("nginx",)}
+TOOLS = {"needs_node": ("node", "npm"), "needs_nginx": ("nginx",), "needs_systemd": ("systemd-analyze",)}
 REQUIRE_TOOLS = "HELEXA_REQUIRE_TOOLS"
 
 

@@ -1,13 +1,17 @@
 """A child's tie to the supervisor: whatever ends the supervisor ends its children, within a moment."""
 
+import contextlib
 import ctypes
 import os
 import resource
 import signal
 import sys
 import threading
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_OOM_SCORE_ADJ = 500
+"""A host out of memory takes a child, which is started again, and not the supervisor, with which all would go."""
 ORPHANED = 75
 """Exit status of a child whose supervisor is gone."""
 
@@ -25,8 +29,17 @@ def attach(lifeline: int, supervisor_pid: int) -> None:
     if os.getppid() != supervisor_pid:
         sys.exit(ORPHANED)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _go_first_when_memory_ends()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the supervisor's to handle
     threading.Thread(target=_end_with, args=(lifeline,), name="lifeline", daemon=True).start()
+
+
+def _go_first_when_memory_ends() -> None:
+    file = Path("/proc/self/oom_score_adj")
+    # Some containers have it read-only; what a child is for does not depend on it.
+    with contextlib.suppress(OSError):
+        if int(file.read_text()) < _OOM_SCORE_ADJ:
+            file.write_text(str(_OOM_SCORE_ADJ))
 
 
 def _end_with(lifeline: int) -> None:

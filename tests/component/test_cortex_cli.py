@@ -10,7 +10,7 @@ import msgspec
 import orjson
 import pytest
 
-from common import __version__
+from common import revision
 from cortex.__main__ import main
 from tests.support.fake_neuron import MODEL, node_state
 from tests.support.harness import free_port
@@ -174,4 +174,4 @@ def test_version_is_a_command_and_an_option(cortex: Callable[..., int], capsys: 
     assert cortex("version") == 0
     with pytest.raises(SystemExit):
         cortex("--version")
-    assert capsys.readouterr().out == f"cortex {__version__}\n" * 2
+    assert capsys.readouterr().out == revision.describe("cortex") + "\n" + revision.describe("cortex") + "\n"

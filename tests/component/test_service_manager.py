@@ -5,7 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,17 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSer
         monkeypatch.setenv("NOTIFY_SOCKET", outside.address)
         monkeypatch.setenv("WATCHDOG_USEC", "30000000")
         yield outside
+
+
+def oom_score(process: psutil.Process | Neuron) -> int:
+    return int(Path(f"/proc/{process.pid}/oom_score_adj").read_text())
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + 20.0
+    while not is_true():
+        assert time.monotonic() < ends_at, "it never came true"
+        time.sleep(0.02)
 
 
 def is_ready(datagram: dict[str, str]) -> bool:
@@ -71,12 +83,15 @@ def next_life(gateway: Gateway, kept: int) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(command, pass_fds=[kept], stdout=log, stderr=log)
 
 
-def test_a_neuron_is_ready_at_once_and_names_what_serves(manager: FakeServiceManager, tmp_path: Path) -> None:
+def test_a_neuron_is_ready_at_once_names_what_serves_and_outlives_its_children(
+    manager: FakeServiceManager, tmp_path: Path
+) -> None:
     with Neuron(tmp_path / "n", engine="tests.support.fake_engine") as neuron:
         assert "of 1 devices serve" in manager.wait_for(is_ready)["STATUS"]
         manager.wait_for(lambda d: "WATCHDOG" in d)
         manager.wait_for(lambda d: "1 of 1 devices serve; 0 models loaded" in d.get("STATUS", ""))
         assert not [p for p in psutil.Process(neuron.pid).children() if "NOTIFY_SOCKET" in p.environ()]
+        wait_until(lambda: all(oom_score(p) >= 500 > oom_score(neuron) for p in psutil.Process(neuron.pid).children()))
     manager.wait_for(lambda d: d.get("STOPPING") == "1")
 
 

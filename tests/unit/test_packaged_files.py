@@ -1,0 +1,72 @@
+"""What is shipped is what the programs accept."""
+
+import re
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from common.catalogue import load_catalogue
+from common.errors import ConfigError
+from cortex import __main__ as cortex_main
+from cortex.settings import load_settings as load_gateway
+from neuron.settings import load_settings as load_neuron
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("file", ["examples/cortex.toml", "rpm/etc/cortex.toml"])
+def test_a_shipped_gateway_configuration_is_accepted(file: str) -> None:
+    assert load_gateway(ROOT / file).neurons
+
+
+@pytest.mark.parametrize("file", ["examples/neuron.yaml", "rpm/etc/neuron.yaml"])
+def test_a_shipped_neuron_configuration_is_accepted(file: str) -> None:
+    assert load_neuron(ROOT / file).endpoint.port == 13131
+
+
+def test_the_shipped_models_file_is_accepted() -> None:
+    assert load_catalogue(ROOT / "examples/models.yaml").models
+
+
+def test_the_firewall_files_open_the_ports_of_the_shipped_configurations() -> None:
+    def port(name: str) -> int:
+        element = ET.parse(ROOT / f"systemd/{name}.firewalld.xml").find("port")
+        assert element is not None
+        return int(element.attrib["port"])
+
+    assert port("cortex") == load_gateway(ROOT / "rpm/etc/cortex.toml").listen.port
+    assert port("neuron") == load_neuron(ROOT / "rpm/etc/neuron.yaml").endpoint.port
+    metrics = load_gateway(ROOT / "examples/cortex.toml").gateway.metrics_listen
+    assert metrics is not None
+    assert metrics.endswith(f":{port('cortex-metrics')}")
+
+
+@pytest.mark.parametrize("unit", ["cortex", "neuron"])
+def test_each_exception_from_the_hardening_is_explained_beside_its_line(unit: str) -> None:
+    lines = (ROOT / f"systemd/{unit}.service").read_text().splitlines()
+    loosened = re.compile(
+        r"(MemoryDenyWriteExecute|PrivateDevices|PrivateUsers)=no|ProcSubset=all|ProtectProc=default"
+        r"|RestrictAddressFamilies=|SystemCallFilter=~@privileged$"
+    )
+    for before, line in pairwise(lines):
+        if loosened.match(line):
+            assert before.startswith("# Exception: "), f"{line} has no reason"
+
+
+@pytest.mark.parametrize("unit", ["cortex", "neuron"])
+def test_a_unit_tells_the_supervising_process_only_to_stop(unit: str) -> None:
+    lines = (ROOT / f"systemd/{unit}.service").read_text().splitlines()
+    assert {"Type=notify", "KillMode=mixed", "LimitCORE=0", "Restart=on-failure"} <= set(lines)
+
+
+def test_two_configuration_files_are_an_error_that_names_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = tuple(str(tmp_path / f) for f in ("cortex.toml", "cortex.yaml"))
+    monkeypatch.setattr(cortex_main, "DEFAULT_CONFIGS", files)
+    for file in files:
+        Path(file).touch()
+    with pytest.raises(ConfigError, match=r"cortex\.toml and .*cortex\.yaml exist"):
+        cortex_main.find_config()
+    Path(files[0]).unlink()
+    assert cortex_main.find_config() == Path(files[1])
