@@ -29,6 +29,8 @@ def dev(folder: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]"
             [sys.executable, "-m", "cortex", "dev", *arguments],
             stdout=file, stderr=file, text=True, cwd=ROOT, start_new_session=True,
             env={**environment, "TMPDIR": str(temporary), "HTTP_PROXY": "http://127.0.0.1:9"},
+            # A shell that runs the tests in its background has SIGINT ignored, which children inherit.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
     try:
         yield process, out
