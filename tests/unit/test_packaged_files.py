@@ -26,6 +26,11 @@ def test_a_shipped_neuron_configuration_is_accepted(file: str) -> None:
     assert load_neuron(ROOT / file).endpoint.port == 13131
 
 
+def test_what_neuronctl_pulls_lies_where_the_service_looks_and_may_write() -> None:
+    assert "CacheDirectory=neuron" in (ROOT / "systemd/neuron.service").read_text().splitlines()
+    assert (load_neuron(ROOT / "rpm/etc/neuron.yaml").hub_cache or "").startswith("/var/cache/neuron/")
+
+
 def test_the_shipped_models_file_is_accepted() -> None:
     assert load_catalogue(ROOT / "examples/models.yaml").models
 

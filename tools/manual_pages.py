@@ -1,0 +1,97 @@
+"""Write the manual pages of cortex, neuron and neuronctl into a folder, from their own command lines."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common import __version__  # noqa: E402
+from cortex.__main__ import build_parser as cortex  # noqa: E402
+from neuron.__main__ import build_parser as neuron  # noqa: E402
+from neuron.ctl.__main__ import build_parser as neuronctl  # noqa: E402
+
+SECTION = 1
+PARSERS = {"cortex": cortex, "neuron": neuron, "neuronctl": neuronctl}
+FILES = {
+    "cortex": ["/etc/cortex/cortex.toml or cortex.yaml", "/etc/cortex/models.yaml or models.toml"],
+    "neuron": ["/etc/neuron/neuron.yaml", "/etc/neuron/models.yaml or models.toml", "/var/lib/neuron/models"],
+    "neuronctl": [],
+}
+
+
+def render(program: str) -> str:
+    """Return the page of one program, in man(7)."""
+    parser = PARSERS[program]()
+    lines = [
+        f'.TH {program.upper()} {SECTION} "" "helexa {__version__}" "User commands"',
+        ".SH NAME",
+        f"{program} \\- {_text((parser.description or '').rstrip('.'))}",
+        ".SH SYNOPSIS",
+        *_literal(parser.format_usage().removeprefix("usage: ")),
+        ".SH OPTIONS",
+        *_options(parser),
+    ]
+    commands = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if commands:
+        lines.append(".SH COMMANDS")
+        for name, sub in commands[0].choices.items():
+            lines += [
+                f".SS {_text(name)}",
+                _text(sub.description or ""),
+                *_literal(sub.format_usage()[7:]),
+                *_options(sub),
+            ]
+    lines += [".SH NOTES", *_literal(parser.epilog or "")]
+    if FILES[program]:
+        lines += [".SH FILES", *(entry for file in FILES[program] for entry in (".TP", f".I {_text(file)}"))]
+    others = sorted(set(PARSERS) - {program})
+    lines += [".SH SEE ALSO", ", ".join(f"\\fB{other}\\fR({SECTION})" for other in others)]
+    return "\n".join(lines) + "\n"
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction) or action.help == argparse.SUPPRESS:
+            continue
+        value = "" if action.nargs == 0 else _value(action)
+        names = ", ".join(action.option_strings)
+        yield ".TP"
+        yield f"\\fB{_text(names)}\\fR \\fI{_text(value)}\\fR" if names else f"\\fI{_text(value)}\\fR"
+        yield _text(_help(parser, action))
+
+
+def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    return parser._get_formatter()._expand_help(action) if action.help else ""
+
+
+def _value(action: argparse.Action) -> str:
+    if action.choices is not None:
+        return "|".join(map(str, action.choices))
+    return action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+
+
+def _text(text: str) -> str:
+    """Return text as it stands, none of it taken for a request of roff."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    return "\\&" + escaped if escaped[:1] in (".", "'") else escaped
+
+
+def _literal(text: str) -> Iterator[str]:
+    yield ".nf"
+    yield from map(_text, text.rstrip().splitlines())
+    yield ".fi"
+
+
+def main() -> None:
+    """Write the pages into the folder that is named."""
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for program in PARSERS:
+        (folder / f"{program}.{SECTION}").write_text(render(program), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
