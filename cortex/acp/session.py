@@ -144,11 +144,12 @@ class Session:
 
 
 def _settle(turn: asyncio.Task[str], answer: "asyncio.Future[str]") -> None:
+    error = None if turn.cancelled() else turn.exception()
     if answer.done():
-        return
+        return  # it was left behind, and has now come to its end
     if turn.cancelled():
         answer.set_result("cancelled")
-    elif error := turn.exception():
+    elif error:
         answer.set_exception(error)
     else:
         answer.set_result(turn.result())

@@ -59,7 +59,8 @@ class Turn:
                 await self._session.save()
             except Superseded:
                 log.warning("turn ended after it was left behind", extra=fields(session=self._session.id))
-            log.info("prompt complete", extra=fields(session=self._session.id, stop_reason=stop_reason))
+            finally:  # a cancellation may come during the save
+                log.info("prompt complete", extra=fields(session=self._session.id, stop_reason=stop_reason))
         return stop_reason
 
     async def _run(self, blocks: list[Block]) -> str:
