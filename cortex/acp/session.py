@@ -93,10 +93,14 @@ class Session:
         if self._saves:
             await asyncio.wait(self._saves, timeout=_SAVE_S)
 
-    def extend(self, owner: object, entries: list[Entry]) -> None:
-        """Add to the history. Raises Superseded for a turn that was left behind."""
+    def check(self, owner: object) -> None:
+        """Raise Superseded for a turn that was left behind."""
         if owner is not self._owner:
             raise Superseded
+
+    def extend(self, owner: object, entries: list[Entry]) -> None:
+        """Add to the history. Raises Superseded for a turn that was left behind."""
+        self.check(owner)
         self.record.history += entries
         self.record.updated_at = time.time()
 

@@ -117,6 +117,7 @@ class Turn:
         return reply
 
     async def _dispatch(self, call: dict[str, str]) -> Entry:
+        self._session.check(self._owner)
         where = fields(session=self._session.id, tool=call["name"], tool_call_id=call["id"])
         log.info("dispatch tool", extra=where)
         began = time.monotonic()
