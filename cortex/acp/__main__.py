@@ -20,6 +20,7 @@ from cortex.acp.upstream import Upstream
 _EPILOG = """\
 environment (it wins over the file):
   HELEXA_ACP_BASE_URL, _MODEL, _API_KEY, _CONTEXT_WINDOW, _MAX_TOKENS   the endpoint
+  HELEXA_ACP_IDLE_TIMEOUT_S   give the endpoint up after so long without a byte
   HELEXA_ACP_TOOLS        off for an endpoint without tool calls
   HELEXA_ACP_LOG_FILE     where to log; default: stderr
   HELEXA_ACP_LOG_FORMAT   text or json

@@ -25,6 +25,7 @@ from acp.schema import (
     InitializeResponse,
     ListSessionsResponse,
     LoadSessionResponse,
+    McpCapabilities,
     NewSessionResponse,
     PromptCapabilities,
     PromptResponse,
@@ -46,7 +47,7 @@ from pydantic import TypeAdapter
 
 from common import __version__
 from common.log import fields
-from cortex.acp import commands
+from cortex.acp import commands, servers
 from cortex.acp.configuration import Configuration
 from cortex.acp.editor import Editor
 from cortex.acp.message import Block, plain_text
@@ -90,6 +91,7 @@ class HelexaAgent:
             agent_info=Implementation(name="helexa-acp", title="Helexa", version=__version__),
             agent_capabilities=AgentCapabilities(
                 load_session=True,
+                mcp_capabilities=McpCapabilities(http=servers.is_supported(), sse=servers.is_supported()),
                 prompt_capabilities=PromptCapabilities(image=True, audio=False, embedded_context=True),
                 session_capabilities=SessionCapabilities(
                     list=SessionListCapabilities(), resume=SessionResumeCapabilities(), close=SessionCloseCapabilities()
@@ -216,10 +218,8 @@ class HelexaAgent:
 
     def _open(self, record: Record, mcp_servers: list[Any] | None) -> Session:
         assert self._client is not None
-        if mcp_servers:
-            names = ", ".join(s.name for s in mcp_servers)
-            log.warning("MCP servers are not supported and were left out", extra=fields(session=record.id, names=names))
         session = Session(record, self._store, Editor(self._client, self._capabilities, record.id))
+        session.servers.start(mcp_servers or [])
         self._sessions[record.id] = session
         # The editor does not know the session before it has the response, which goes out before this runs.
         task = asyncio.get_running_loop().create_task(self._show_commands(session))

@@ -10,6 +10,7 @@ from typing import Any
 from common.errors import ConfigError
 
 DEFAULT_BASE_URL = "http://127.0.0.1:31313/v1"
+DEFAULT_IDLE_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Endpoint:
     model: str = ""
     context_window: int | None = None
     max_tokens: int | None = None
+    idle_timeout_s: int = DEFAULT_IDLE_TIMEOUT_S
+    """Without a byte for so long the endpoint is given up; a reply may take as long as it likes in all."""
     tools: bool = True
     """False for endpoints and models that know none: the agent then only talks."""
 
@@ -71,7 +74,8 @@ def read(path: Path, environment: Mapping[str, str]) -> Configuration:
 
 def _endpoint(path: Path, name: str, fields: Any, environment: Mapping[str, str]) -> Endpoint:
     where = f"{path}: endpoints.{name}"
-    texts, numbers = ("base_url", "api_key", "api_key_env", "model"), ("context_window", "max_tokens")
+    texts = ("base_url", "api_key", "api_key_env", "model")
+    numbers = ("context_window", "max_tokens", "idle_timeout_s")
     kinds = {**dict.fromkeys(texts, "text"), **dict.fromkeys(numbers, "a positive number"), "tools": "true or false"}
     if not isinstance(fields, dict):
         raise ConfigError(f"{where}: must be a table")
@@ -90,12 +94,13 @@ def _endpoint(path: Path, name: str, fields: Any, environment: Mapping[str, str]
         key = environment[variable]
     return Endpoint(
         name, _url(f"{where}.base_url", fields["base_url"]), key, fields.get("model", ""),
-        fields.get("context_window"), fields.get("max_tokens"),
+        fields.get("context_window"), fields.get("max_tokens"), fields.get("idle_timeout_s", DEFAULT_IDLE_TIMEOUT_S),
+        fields.get("tools", True),
     )  # fmt: skip
 
 
 def _with_environment(endpoint: Endpoint, environment: Mapping[str, str]) -> Endpoint:
-    def number(name: str, default: int | None) -> int | None:
+    def number(name: str, default: Any) -> Any:
         text = environment.get(name)
         if not text:
             return default
@@ -114,6 +119,7 @@ def _with_environment(endpoint: Endpoint, environment: Mapping[str, str]) -> End
         model=environment.get("HELEXA_ACP_MODEL") or endpoint.model,
         context_window=number("HELEXA_ACP_CONTEXT_WINDOW", endpoint.context_window),
         max_tokens=number("HELEXA_ACP_MAX_TOKENS", endpoint.max_tokens),
+        idle_timeout_s=number("HELEXA_ACP_IDLE_TIMEOUT_S", endpoint.idle_timeout_s),
         tools=tools == "on",
     )
 

@@ -140,15 +140,34 @@ def _background(work: Any) -> None:
     task.add_done_callback(_tasks.discard)
 
 
+# Its first stdin is a pipe of which the agent holds the other end: when the agent dies in whatever way, the read ends
+# and the command's process group with it. The parentheses make the watcher nobody's child, so no `wait` sees it.
+_LEASHED = """\
+exec 3<&0 </dev/null
+( { read -r _ <&3; kill -KILL 0; } >/dev/null 2>&1 & )
+exec /bin/sh -c "$1" 3<&-
+"""
+
+
 async def run_locally(command: str, cwd: str, timeout_s: float) -> Ran:
-    """Run a shell command in a process group of its own, which ends with it. Raises EditorError."""
+    """Run a shell command in a process group of its own, which ends with it and with the agent. Raises EditorError."""
+    leash, held = os.pipe()
+    try:
+        return await _run_leashed(command, cwd, timeout_s, leash)
+    finally:
+        os.close(held)
+
+
+async def _run_leashed(command: str, cwd: str, timeout_s: float, leash: int) -> Ran:
     try:
         process = await asyncio.create_subprocess_exec(
-            "/bin/sh", "-c", command, cwd=cwd, start_new_session=True,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            "/bin/sh", "-c", _LEASHED, "sh", command, cwd=cwd, start_new_session=True,
+            stdin=leash, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
     except OSError as error:
         raise EditorError(f"the command cannot start in {cwd}: {error.strerror}") from error
+    finally:
+        os.close(leash)
     output = bytearray()
     is_timed_out = False
     try:

@@ -10,6 +10,7 @@ from common.log import fields
 from cortex.acp.editor import Editor
 from cortex.acp.history import user_entry
 from cortex.acp.message import Block, compose, plain_text
+from cortex.acp.servers import Servers
 from cortex.acp.store import Entry, Record, Store
 from cortex.acp.tools import Tools
 from cortex.acp.workspace import Access, Workspace
@@ -33,9 +34,10 @@ class Session:
         self.record = record
         self.editor = editor
         self.workspace = Workspace(record.cwd, tuple(record.directories))
-        self.tools = Tools(editor, self.workspace)
-        self.allowed: set[tuple[Access, bool]] = set()
-        """What the user has allowed for good: the access, and whether inside the workspace."""
+        self.servers = Servers(record.id, record.cwd)
+        self.tools = Tools(editor, self.workspace, self.servers)
+        self.allowed: set[tuple[Access, bool, str]] = set()
+        """What the user has allowed for good: the access, whether inside the workspace, and which server's tool."""
         self._store = store
         self._gate = asyncio.Lock()
         self._writing = asyncio.Lock()
@@ -83,17 +85,22 @@ class Session:
             self._turn.cancel()
 
     async def stop(self) -> None:
-        """Cancel as `cancel` does, and wait for the end."""
+        """Cancel as `cancel` does, wait for the end, and end the MCP servers."""
         self.cancel()
         async with self._gate:
             await self._end_turn()
+        await self.servers.close()
         if self._saves:
             await asyncio.wait(self._saves, timeout=_SAVE_S)
 
-    def extend(self, owner: object, entries: list[Entry]) -> None:
-        """Add to the history. Raises Superseded for a turn that was left behind."""
+    def check(self, owner: object) -> None:
+        """Raise Superseded for a turn that was left behind."""
         if owner is not self._owner:
             raise Superseded
+
+    def extend(self, owner: object, entries: list[Entry]) -> None:
+        """Add to the history. Raises Superseded for a turn that was left behind."""
+        self.check(owner)
         self.record.history += entries
         self.record.updated_at = time.time()
 
@@ -144,11 +151,12 @@ class Session:
 
 
 def _settle(turn: asyncio.Task[str], answer: "asyncio.Future[str]") -> None:
+    error = None if turn.cancelled() else turn.exception()
     if answer.done():
-        return
+        return  # it was left behind, and has now come to its end
     if turn.cancelled():
         answer.set_result("cancelled")
-    elif error := turn.exception():
+    elif error:
         answer.set_exception(error)
     else:
         answer.set_result(turn.result())

@@ -11,6 +11,7 @@ from acp.schema import ToolCallLocation, ToolKind
 
 from cortex.acp import search
 from cortex.acp.editor import Editor, Ran, run_locally
+from cortex.acp.servers import ServerError, Servers, Tool
 from cortex.acp.workspace import Access, Workspace
 
 OUTPUT_LIMIT = 30_000
@@ -36,6 +37,8 @@ class Call:
     run: Callable[[], Awaitable[str]] = field(kw_only=True)
     show: Callable[[list[Any]], Awaitable[None]] | None = None
     """Set by the caller: shows content while the call runs."""
+    scope: str = ""
+    """The name of an MCP server's tool: what is allowed for it is allowed for nothing else."""
 
     @property
     def locations(self) -> list[ToolCallLocation]:
@@ -54,9 +57,10 @@ def limit(text: str, most: int = OUTPUT_LIMIT) -> str:
 class Tools:
     """The tools of one session."""
 
-    def __init__(self, editor: Editor, workspace: Workspace) -> None:
+    def __init__(self, editor: Editor, workspace: Workspace, servers: Servers) -> None:
         self._editor = editor
         self._workspace = workspace
+        self._servers = servers
         self._makers = {
             "read_file": self._read_file,
             "write_file": self._write_file,
@@ -70,6 +74,8 @@ class Tools:
     async def prepare(self, name: str, arguments: dict[str, Any]) -> Call:
         """Check a call's arguments and return it, not yet done. Raises ToolError, PathError or EditorError."""
         maker = self._makers.get(name)
+        if maker is None and (tool := self._servers.find(name)):
+            return self._remote(tool, arguments)
         if maker is None:
             raise ToolError(f"there is no tool {name!r}; there are {', '.join(self._makers)}")
         return await maker(_Arguments(name, arguments))
@@ -147,6 +153,15 @@ class Tools:
         call = Call(command.splitlines()[0][:120], "execute", "run", run=run)
         call.content = [tool_content(text_block(f"```sh\n{command}\n```"))]
         return call
+
+    def _remote(self, tool: Tool, arguments: dict[str, Any]) -> Call:
+        async def run() -> str:
+            try:
+                return await self._servers.call(tool, arguments)
+            except ServerError as error:
+                raise ToolError(str(error)) from error
+
+        return Call(tool.title, "other", "run", scope=tool.name, run=run)
 
     async def _update_plan(self, given: "_Arguments") -> Call:
         entries = given.entries()

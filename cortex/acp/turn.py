@@ -59,7 +59,8 @@ class Turn:
                 await self._session.save()
             except Superseded:
                 log.warning("turn ended after it was left behind", extra=fields(session=self._session.id))
-            log.info("prompt complete", extra=fields(session=self._session.id, stop_reason=stop_reason))
+            finally:  # a cancellation may come during the save
+                log.info("prompt complete", extra=fields(session=self._session.id, stop_reason=stop_reason))
         return stop_reason
 
     async def _run(self, blocks: list[Block]) -> str:
@@ -68,6 +69,8 @@ class Turn:
         self._entry["content"], dropped = message.compose(blocks, files)
         if dropped:
             await session.editor.update(update_agent_message_text(f"Not sent to the model: {', '.join(dropped)}.\n\n"))
+        for problem in await session.servers.wait():
+            await session.editor.update(update_agent_message_text(f"Note: {problem}.\n\n"))
         system = await self._system()
         for number in range(1, MOST_ROUNDS + 1):
             turns = len(session.record.history)
@@ -100,7 +103,7 @@ class Turn:
         if window := self._endpoint.context_window:
             budget = max(window - (self._endpoint.max_tokens or window // _REPLY_SHARE), window // 2)
         messages = project(system, record.history, compacted=record.compacted, budget_tokens=budget)
-        tools = SCHEMAS if self._endpoint.tools else []
+        tools = [*SCHEMAS, *self._session.servers.schemas] if self._endpoint.tools else []
         body = request_body(self._model, messages, tools, self._endpoint.max_tokens)
         reply = self._reply = Reply()
         self._is_replied = False
@@ -114,6 +117,7 @@ class Turn:
         return reply
 
     async def _dispatch(self, call: dict[str, str]) -> Entry:
+        self._session.check(self._owner)
         where = fields(session=self._session.id, tool=call["name"], tool_call_id=call["id"])
         log.info("dispatch tool", extra=where)
         began = time.monotonic()
@@ -172,7 +176,7 @@ class Turn:
         verdict, reason = judge(session.record.mode, call.access, call.path, session.workspace)
         if verdict == "deny":
             raise ToolError(f"not allowed: {reason}")
-        key = (call.access, call.path is None or session.workspace.holds(call.path))
+        key = (call.access, call.path is None or session.workspace.holds(call.path), call.scope)
         if verdict == "allow" or key in session.allowed:
             return
         answer = await session.editor.ask(

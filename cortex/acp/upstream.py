@@ -17,7 +17,6 @@ from cortex.acp.history import Message
 
 log = logging.getLogger(__name__)
 
-IDLE_TIMEOUT_S = 300.0
 _CONNECT_TIMEOUT_S = 10.0
 _LIST_TIMEOUT_S = 3.0
 _TRIES = 6
@@ -80,10 +79,8 @@ class Reply:
 class Upstream:
     """The configured endpoints over HTTP."""
 
-    def __init__(self, idle_timeout_s: float = IDLE_TIMEOUT_S) -> None:
-        timeout = httpx.Timeout(idle_timeout_s, connect=_CONNECT_TIMEOUT_S)
-        self._client = httpx.AsyncClient(timeout=timeout, follow_redirects=True)
-        self._idle_timeout_s = idle_timeout_s
+    def __init__(self) -> None:
+        self._client = httpx.AsyncClient(follow_redirects=True)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -110,9 +107,11 @@ class Upstream:
         """
         request = {"stream": True, "stream_options": {"include_usage": True}, **body}
         url = f"{endpoint.base_url}/chat/completions"
+        timeout = httpx.Timeout(endpoint.idle_timeout_s, connect=_CONNECT_TIMEOUT_S)
+        call: dict[str, Any] = {"json": request, "headers": _headers(endpoint), "timeout": timeout}
         try:
             for left in reversed(range(_TRIES)):
-                async with self._client.stream("POST", url, json=request, headers=_headers(endpoint)) as answer:
+                async with self._client.stream("POST", url, **call) as answer:
                     if answer.status_code in (429, 503) and left:
                         wait_s = _retry_after(answer.headers.get("retry-after"), _TRIES - left)
                     elif answer.status_code != 200:
@@ -124,7 +123,7 @@ class Upstream:
                 on_wait(wait_s)
                 await asyncio.sleep(wait_s)
         except httpx.ReadTimeout as error:
-            raise UpstreamError(f"{url}: nothing came for {self._idle_timeout_s:g} s") from error
+            raise UpstreamError(f"{url}: nothing came for {endpoint.idle_timeout_s} s") from error
         except httpx.HTTPError as error:
             text = str(error) or type(error).__name__
             raise UpstreamError(f"{url}: the connection failed or broke off ({text})") from error

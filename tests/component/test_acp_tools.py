@@ -16,11 +16,11 @@ from tests.support.scripted_upstream import Round, ScriptedUpstream
 Scenario = Callable[[ScriptedEditor, ScriptedUpstream, str], Awaitable[None]]
 
 
-def play(folder: Path, scenario: Scenario, *rounds: Round, **environment: str) -> None:
+def play(folder: Path, scenario: Scenario, *rounds: Round, **more: Any) -> None:
     """Run a scenario with a fresh agent and session."""
 
     async def run(upstream: ScriptedUpstream) -> None:
-        async with ScriptedEditor(folder, upstream.url, **environment) as editor:
+        async with ScriptedEditor(folder, upstream.url, **more) as editor:
             await scenario(editor, upstream, await editor.new())
 
     with ScriptedUpstream(*rounds) as upstream:

@@ -84,8 +84,7 @@ def test_the_running_gateway_streams_an_answer_to_the_editor(tmp_path: Path) -> 
         Neuron(tmp_path / "n", models=models, preload=["m"]) as neuron,
         Gateway(tmp_path / "g", neurons=[neuron]) as gateway,
     ):
-        plain = {"HELEXA_ACP_TOOLS": "off", "HELEXA_ACP_MAX_TOKENS": "30"}
-        client = asyncio.run(drive(tmp_path, f"{gateway.url}/v1", "Say hello.", **plain))
+        client = asyncio.run(drive(tmp_path, f"{gateway.url}/v1", "Say hello.", HELEXA_ACP_MAX_TOKENS="12"))
     assert client.text
     assert client.pieces > 1
     (record,) = Store(tmp_path / "data" / "helexa-acp" / "sessions").sessions()

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tests.support.harness import ROOT
 WAIT_S = 20.0
 Params = dict[str, Any]
 Handler = Callable[[Params], Awaitable[Any]]
+_ALL = {"fs": {"readTextFile": True, "writeTextFile": True}, "terminal": True}
 
 
 class RpcError(Exception):
@@ -34,7 +35,10 @@ async def stall(_: Params) -> Any:
 class ScriptedEditor:
     """The editor, with one agent process. Use as an async context manager."""
 
-    def __init__(self, folder: Path, url: str, *, shell: str = "", **environment: str) -> None:
+    def __init__(
+        self, folder: Path, url: str, *, shell: str = "", program: Sequence[str] = ("-m", "cortex.acp"),
+        capabilities: Params | None = None, **environment: str,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.log_file = folder / "acp.log"
         self.workspace = folder / "work"
@@ -57,6 +61,8 @@ class ScriptedEditor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
         self._shell = shell
+        self._program = program
+        self._capabilities = _ALL if capabilities is None else capabilities
         clean = {k: v for k, v in os.environ.items() if not k.startswith("HELEXA_")}
         self._environment = {
             **clean, "PYTHONPATH": str(ROOT), "XDG_DATA_HOME": str(folder / "data"), "HELEXA_ACP_BASE_URL": url,
@@ -64,7 +70,7 @@ class ScriptedEditor:
         }  # fmt: skip
 
     async def __aenter__(self) -> "ScriptedEditor":
-        command = [sys.executable, "-m", "cortex.acp"]
+        command = [sys.executable, *self._program]
         if self._shell:
             command = ["/bin/sh", "-c", f'{self._shell}; exec "$0" "$@"', *command]
         self.process = await asyncio.create_subprocess_exec(
@@ -72,8 +78,7 @@ class ScriptedEditor:
             stderr=asyncio.subprocess.DEVNULL, limit=1 << 26,
         )  # fmt: skip
         self._reader = asyncio.create_task(self._read_lines())
-        capabilities = {"fs": {"readTextFile": True, "writeTextFile": True}, "terminal": True}
-        await self.ask("initialize", protocolVersion=1, clientCapabilities=capabilities)
+        await self.ask("initialize", protocolVersion=1, clientCapabilities=self._capabilities)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -98,6 +103,12 @@ class ScriptedEditor:
         """SIGKILL the agent."""
         self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
+
+    async def disconnect(self) -> int:
+        """Close the agent's stdin and return its exit status. Raises TimeoutError when it stays."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return await asyncio.wait_for(self.process.wait(), WAIT_S)
 
     def send_line(self, line: bytes) -> None:
         """Write bytes as they are."""

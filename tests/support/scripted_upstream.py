@@ -24,6 +24,8 @@ class Round:
     headers: dict[str, str] = field(default_factory=dict)
     stall: Literal["headers", "body"] | None = None
     """For ever: before the headers, or at `cut`."""
+    pause_s: float = 0.0
+    """Before each event of the stream."""
     cut: int | None = None
     """After so many bytes of the body the stream stalls, or breaks where no stall is asked for."""
 
@@ -105,7 +107,11 @@ class ScriptedUpstream:
                     upstream._closing.wait()
                     return
                 content = now.body()
-                self._answer(now.status, {"Content-Type": "text/event-stream", **now.headers}, content[: now.cut])
+                events = content[: now.cut].split(b"\n\n") if now.pause_s else [content[: now.cut]]
+                self._answer(now.status, {"Content-Type": "text/event-stream", **now.headers}, b"")
+                for event in events:
+                    upstream._closing.wait(now.pause_s)
+                    self.wfile.write(event + b"\n\n" if now.pause_s else event)
                 if now.stall == "body":
                     upstream._closing.wait()
 

@@ -86,6 +86,8 @@ def test_endpoints_come_from_the_file_and_the_environment_wins(tmp_path: Path) -
         [endpoints.work]
         base_url = "https://work/v1/"
         api_key_env = "KEY"
+        tools = false
+        idle_timeout_s = 7
         [endpoints.home]
         base_url = "http://home/v1"
         model = "m"
@@ -94,7 +96,7 @@ def test_endpoints_come_from_the_file_and_the_environment_wins(tmp_path: Path) -
     found = read(file, {"KEY": "k", "HELEXA_ACP_MODEL": "n", "HELEXA_ACP_TOOLS": "off"})
     home, work = found.endpoints
     assert (home.name, home.model, home.context_window, home.tools) == ("home", "n", 1000, False)
-    assert (work.base_url, work.api_key, work.tools) == ("https://work/v1", "k", True)
+    assert (work.base_url, work.api_key, work.tools, work.idle_timeout_s) == ("https://work/v1", "k", False, 7)
     assert found.find("work/big/model") == (work, "big/model")
     assert found.find("big/model") == (home, "big/model")
 

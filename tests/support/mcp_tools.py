@@ -1,0 +1,43 @@
+"""An MCP server of the official SDK, for the agent to use: `python mcp_tools.py [PORT]`, stdio without a port."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from mcp.server import MCPServer
+
+server = MCPServer("tools")
+
+
+@server.tool()
+def add(a: int, b: int) -> str:
+    """Add two numbers."""
+    return f"{a} + {b} = {a + b}; {os.environ.get('GREETING', 'no greeting')}"
+
+
+@server.tool()
+def fail() -> str:
+    """Fail."""
+    raise ValueError("failed on purpose")
+
+
+@server.tool()
+def die() -> str:
+    """End the server in the middle of a call."""
+    os._exit(1)
+
+
+@server.tool()
+async def hang(mark: str) -> str:
+    """Make a file and never answer."""
+    await asyncio.to_thread(Path(mark).touch)
+    await asyncio.Event().wait()
+    return "never"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[1]))
+    else:
+        server.run()
