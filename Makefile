@@ -43,8 +43,9 @@ fmt: $(VENV)/.test ## put the code into its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.test ## write docs/config.md from the structs
+docs: $(VENV)/.test ## write docs/config.md and the tables of docs/metrics.md from the code
 	$(BIN)/python tools/configuration_page.py
+	$(BIN)/python tools/metrics_tables.py
 
 test: check ## check, then all tests that need nothing but the venv
 	$(BIN)/python -m pytest
