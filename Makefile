@@ -46,15 +46,16 @@ fmt: $(VENV)/.test ## put the code into its format
 man: $(VENV)/.run ## write the manual pages into build/man
 	$(BIN)/python tools/manual_pages.py build/man
 
-docs: $(VENV)/.test ## write docs/config.md from the structs
+docs: $(VENV)/.test ## write docs/config.md and the tables of docs/metrics.md from the code
 	$(BIN)/python tools/configuration_page.py
+	$(BIN)/python tools/metrics_tables.py
 
 test: check ## check, then all tests that need nothing but the venv
 	$(BIN)/python -m pytest
 
 test-all: $(VENV)/.test ## the tests that need more programs, which it installs; a skip is a failure
 	@sh tools/install-test-programs
-	HELEXA_REQUIRE_TOOLS=1 $(BIN)/python -m pytest -m "needs_node or needs_nginx or needs_systemd"
+	HELEXA_REQUIRE_TOOLS=1 $(BIN)/python -m pytest -m "needs_node or needs_nginx or needs_systemd or needs_prometheus"
 
 bench: $(VENV)/.test ## measure; figures go to build/bench/
 	$(BIN)/python -m tests.bench

@@ -1,9 +1,12 @@
 """Wires the HTTP application."""
 
+from collections.abc import Callable
+
 import falcon
 import falcon.asgi
 
 from cortex.api.admin import VERBS, Orders
+from cortex.api.exchange import Exchange
 from cortex.api.front import Front
 from cortex.api.generate import Generate
 from cortex.api.models import Model, Models
@@ -20,8 +23,14 @@ from cortex.fleet.contract import Fleet
 from cortex.settings import CortexSettings
 
 
-def create_app(settings: CortexSettings, fleet: Fleet, admin_keys: frozenset[str], lifecycle: Lifecycle) -> Front:
-    """Return the ASGI application."""
+def create_app(
+    settings: CortexSettings,
+    fleet: Fleet,
+    admin_keys: frozenset[str],
+    lifecycle: Lifecycle,
+    observe: Callable[[Exchange], None] = lambda exchange: None,
+) -> Front:
+    """Return the ASGI application. `observe`: is told of every request that has ended."""
     gateway = settings.gateway
     app = falcon.asgi.App(media_type=falcon.MEDIA_JSON)
     app.add_route("/", Root())
@@ -44,4 +53,4 @@ def create_app(settings: CortexSettings, fleet: Fleet, admin_keys: frozenset[str
     app.add_route("/fleet/status", FleetStatus(fleet))
     for verb in VERBS:
         app.add_route(f"/fleet/{verb}", Orders(verb, fleet))
-    return Front(app, max_body=gateway.max_body_mb * 2**20, admin_keys=admin_keys)
+    return Front(app, max_body=gateway.max_body_mb * 2**20, admin_keys=admin_keys, observe=observe)

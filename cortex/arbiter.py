@@ -1,13 +1,14 @@
 """`cortex serve`: gunicorn's arbiter and ASGI worker, with our configuration, our stop and our log."""
 
-import errno
 import logging
 import math
 import os
+import shutil
 import socket
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from gunicorn.app.base import BaseApplication
@@ -20,8 +21,12 @@ from common.log import fields
 from common.sdnotify import ServiceManager
 from cortex.bulletin import Bulletin
 from cortex.configuration import Configuration
+from cortex.listeners import open_listeners
 from cortex.readiness import Readiness
 from cortex.worker import LAST_WORDS_S, GatewayWorker
+
+if TYPE_CHECKING:
+    from cortex.metrics.archive import Archive
 
 log = logging.getLogger("cortex")
 
@@ -31,8 +36,6 @@ READY_TURN_S = 0.1
 """Between two looks whether a gateway process serves, until one does; whoever started this is waiting for it."""
 STOP_MARGIN_S = 10.0
 """For processes to end after their last words."""
-KEPT = "api"
-"""Name under which the service manager keeps the listening socket over a restart."""
 
 
 def serve(config_file: Path) -> int:
@@ -44,53 +47,38 @@ def serve(config_file: Path) -> int:
     try:
         configuration = Configuration(config_file)
         logs.setup("cortex", format=configuration.settings.log.format, level=configuration.settings.log.level)
-        listener = _listen(configuration, manager)
+        listeners = open_listeners(configuration, manager)
     except ConfigError as error:
         print(f"cortex: {error}", file=sys.stderr)
         return 1
     pid = os.getpid()
+    folder = None if configuration.settings.metrics_listen is None else _make_metrics_folder()
     try:
-        GatewayArbiter(_Application(configuration), listener, manager).run()
+        GatewayArbiter(_Application(configuration, folder), listeners, manager).run()
     except SystemExit as stop:
         if os.getpid() != pid:
             raise  # a gateway process that ends; its parent's caller is not its own
         return stop.code if isinstance(stop.code, int) else 1
+    finally:
+        if folder is not None and os.getpid() == pid:
+            shutil.rmtree(folder)
     return 0
 
 
-def _listen(configuration: Configuration, manager: ServiceManager) -> socket.socket:
-    """Bind the public address, or take it over from the gateway before this one, whose callers wait in its backlog.
-
-    Raises ConfigError saying what to do; gunicorn itself would try for five seconds.
-    """
-    endpoint = configuration.settings.listen
-    remedy = f"change gateway.listen in {configuration.file}"
-    host = endpoint.host.strip("[]")
-    kept = manager.take(KEPT)
-    if kept is not None:
-        if kept.getsockname()[:2] == (host, endpoint.port):
-            return kept
-        kept.close()
-        manager.drop(KEPT)
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, endpoint.port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"{endpoint}: address already in use; stop the other program or {remedy}") from None
-        raise ConfigError(f"{endpoint}: {(error.strerror or str(error)).lower()}; {remedy}") from None
-    manager.keep(KEPT, listener)
-    return listener
+def _make_metrics_folder() -> Path:
+    """Return an empty folder where all processes count, made known to the library that counts."""
+    folder = Path(tempfile.mkdtemp(prefix="cortex-metrics-"))
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    return folder
 
 
 class _Application(BaseApplication):  # type: ignore[misc]
     """gunicorn's settings, from ours alone: no command line, no files, no environment of gunicorn's."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, metrics_folder: Path | None) -> None:
         self.configuration = configuration
+        self.metrics_folder = metrics_folder
+        """Where all processes count; None: nothing is counted."""
         self.bulletin = Bulletin()
         self.readiness = Readiness()
         super().__init__()
@@ -123,8 +111,8 @@ class _Application(BaseApplication):  # type: ignore[misc]
 class GatewayArbiter(Arbiter):  # type: ignore[misc]
     """Keeps the gateway processes alive. Stops gracefully on SIGTERM and SIGINT, at once on a second SIGINT."""
 
-    def __init__(self, app: _Application, listener: socket.socket, manager: ServiceManager) -> None:
-        """`listener`: bound; it belongs to the arbiter from here."""
+    def __init__(self, app: _Application, listeners: list[socket.socket], manager: ServiceManager) -> None:
+        """`listeners`: bound, the API's first; they belong to the arbiter from here."""
         super().__init__(app)
         os.environ.pop("GUNICORN_PID", None)  # set by gunicorn's own re-exec, which is switched off here
         self._configuration = app.configuration
@@ -132,8 +120,34 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         self._is_ready = False
         self._fleet = ""
         """What a gateway process reported last."""
-        address, kind = listener.getsockname(), TCP6Socket if listener.family == socket.AF_INET6 else TCPSocket
-        self.LISTENERS = [kind(address, self.cfg, self.log, fd=listener.detach())]
+        self.LISTENERS = [self._adopt(listener) for listener in listeners]
+        self._archive = self._open_archive(app.metrics_folder)
+
+    def _adopt(self, listener: socket.socket) -> TCPSocket:
+        kind = TCP6Socket if listener.family == socket.AF_INET6 else TCPSocket
+        return kind(listener.getsockname(), self.cfg, self.log, fd=listener.detach())
+
+    @staticmethod
+    def _open_archive(folder: Path | None) -> "Archive | None":
+        if folder is None:
+            return None
+        from cortex.metrics.archive import Archive  # not before the variable is set that it reads when imported
+
+        return Archive(folder)
+
+    def reap_workers(self) -> None:
+        """Take leave of processes that have ended; what they counted is kept."""
+        before = set(self.WORKERS)
+        super().reap_workers()
+        if self._archive is not None:
+            for pid in before - set(self.WORKERS):
+                self._archive.bury(pid)
+
+    def manage_workers(self) -> None:
+        """Have as many processes as are wanted. Called at every turn of the loop."""
+        if self._archive is not None:
+            self._archive.fold()
+        super().manage_workers()
 
     def start(self) -> None:
         """Say what is served, and begin."""
@@ -142,10 +156,10 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         log.info(
             "listening on %s",
             settings.listen,
-            extra=fields(processes=settings.gateway.workers, neurons=len(settings.neurons)),
+            extra=fields(
+                processes=settings.gateway.workers, neurons=len(settings.neurons), metrics=settings.metrics_listen
+            ),
         )
-        if settings.gateway.metrics_listen is not None:
-            log.info("gateway.metrics_listen is set, but metrics are not served by this version yet")
 
     def wait_for_signals(self, timeout: float = 1.0) -> Any:
         """Tell the service manager how things are, once each turn of the main loop, then wait as gunicorn does."""

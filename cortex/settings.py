@@ -100,6 +100,12 @@ class CortexSettings(Section, frozen=True, kw_only=True):
         """`gateway.listen`, parsed."""
         return parse_endpoint(self.gateway.listen, "gateway.listen")
 
+    @property
+    def metrics_listen(self) -> Endpoint | None:
+        """`gateway.metrics_listen`, parsed."""
+        address = self.gateway.metrics_listen
+        return None if address is None else parse_endpoint(address, "gateway.metrics_listen")
+
     def neuron_endpoints(self) -> dict[str, Endpoint]:
         """Map the neurons' names to their addresses."""
         return {n.name: parse_endpoint(n.endpoint, f"neurons[{i}].endpoint") for i, n in enumerate(self.neurons)}
@@ -113,10 +119,8 @@ def load_settings(path: Path) -> CortexSettings:
     """Read cortex.toml or cortex.yaml, with CORTEX_… overrides. Raises ConfigError."""
     settings = load_file(path, CortexSettings, env_prefix="CORTEX_")
     try:
-        _ = settings.listen
+        _ = settings.listen, settings.metrics_listen
         endpoints = settings.neuron_endpoints()
-        if settings.gateway.metrics_listen is not None:
-            parse_endpoint(settings.gateway.metrics_listen, "gateway.metrics_listen")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if len(endpoints) != len(settings.neurons):

@@ -1,6 +1,7 @@
 """One gateway process: gunicorn's ASGI worker with our start and our stop."""
 
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -76,13 +77,12 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
         fleet = BusFleet(configuration.settings, configuration.catalogue, created=configuration.created)
         try:
             await fleet.open()
-            self.asgi = create_app(configuration.settings, fleet, configuration.admin_keys, self._lifecycle)
-            for listener in self.sockets:
-                self.servers.append(
-                    await self.loop.create_server(
-                        lambda: GatewayProtocol(self), sock=listener.sock, backlog=self.cfg.backlog
-                    )
-                )
+            apps = self._make_apps(fleet)
+            self.asgi = apps[0]
+            for listener, app in zip(self.sockets, apps, strict=True):
+                protocol = functools.partial(GatewayProtocol, self, app)
+                server = await self.loop.create_server(protocol, sock=listener.sock, backlog=self.cfg.backlog)
+                self.servers.append(server)
             while self.alive and self.ppid == os.getppid():
                 self.notify()
                 self._read_bulletin(fleet)
@@ -94,6 +94,19 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
             await self._drain(self.asgi, fleet)
         finally:
             await fleet.close()
+
+    def _make_apps(self, fleet: BusFleet) -> tuple[Front, *tuple[Any, ...]]:
+        """Return the application of the API, and that of the metrics if they have an address."""
+        configuration, folder = self._configuration, self.app.metrics_folder
+        wire = functools.partial(create_app, configuration.settings, fleet, configuration.admin_keys, self._lifecycle)
+        if folder is None:
+            return (wire(),)
+        # Not before: what it imports looks once, when it is imported, whether processes are to count together.
+        from cortex.metrics.page import create_metrics_app
+        from cortex.metrics.requests import RequestMetrics
+
+        metrics, loop = RequestMetrics(), self.loop
+        return wire(lambda exchange: metrics.observe(exchange, loop.time())), create_metrics_app(folder, fleet.view)
 
     def _read_bulletin(self, fleet: BusFleet) -> None:
         """Take over the models file as the arbiter has read it anew."""

@@ -20,6 +20,7 @@ from common.ids import new_incarnation
 from common.sdnotify import ServiceManager
 from neuron.broker.bus import Bus
 from neuron.discovery import Device
+from neuron.exposition import serving
 from neuron.models.hub_cache import cache_folder
 from neuron.models.library import Found, Library, Lookout
 from neuron.process.children import Children
@@ -69,6 +70,11 @@ class Daemon:
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; return the exit status. Raises ConfigError if it cannot start."""
+        settings = self._settings
+        with serving(settings.metrics_endpoint, settings.name, lambda: self._machine.published):
+            return await self._run()
+
+    async def _run(self) -> int:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

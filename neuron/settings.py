@@ -103,6 +103,8 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     """What this host is called. Unset: the first part of its host name."""
     listen: str = "tcp://127.0.0.1:13131"
     """Address of the bus, for gateways and neuronctl."""
+    metrics_listen: str | None = None
+    """Address of this host's own metrics. Unset: none are served here; the gateway's show every neuron."""
     devices: Literal["auto"] | list[DeviceEntry] = "auto"
     model_dirs: list[str] = msgspec.field(default_factory=lambda: ["/var/lib/neuron/models"])
     """Folders that sources without a kind are looked for in, and that are searched for models nobody described."""
@@ -140,12 +142,17 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
         """`listen`, parsed."""
         return parse_endpoint(self.listen, "listen")
 
+    @property
+    def metrics_endpoint(self) -> Endpoint | None:
+        """`metrics_listen`, parsed."""
+        return None if self.metrics_listen is None else parse_endpoint(self.metrics_listen, "metrics_listen")
+
 
 def load_settings(path: Path) -> NeuronSettings:
     """Read neuron.yaml or neuron.toml, with NEURON_… overrides. Raises ConfigError."""
     settings = load_file(path, NeuronSettings, env_prefix="NEURON_")
     try:
-        _ = settings.endpoint
+        _ = settings.endpoint, settings.metrics_endpoint
         for index, entry in enumerate(settings.devices if isinstance(settings.devices, list) else []):
             _check_device(entry, f"devices[{index}]")
     except ConfigError as error:

@@ -12,7 +12,12 @@ from tests.support import leaks
 hypothesis.settings.register_profile("busy-machine", deadline=None)
 hypothesis.settings.load_profile("busy-machine")
 
-TOOLS = {"needs_node": ("node", "npm"), "needs_nginx": ("nginx",), "needs_systemd": ("systemd-analyze",)}
+TOOLS = {
+    "needs_node": ("node", "npm"),
+    "needs_nginx": ("nginx",),
+    "needs_systemd": ("systemd-analyze",),
+    "needs_prometheus": ("prometheus", "promtool"),
+}
 REQUIRE_TOOLS = "HELEXA_REQUIRE_TOOLS"
 
 

@@ -37,10 +37,18 @@ class Exchange:
         self.status = 0
         """0: no status was sent."""
         self.model: str | None = None
+        """As the client names it, until it is known."""
+        self.known_model: str | None = None
+        """The id of a model that exists."""
         self.dialect: str | None = None
         self.call: Call | None = None
         self.outcome: str | None = None
-        self._began_at = asyncio.get_running_loop().time()
+        self.began_at = asyncio.get_running_loop().time()
+
+    @property
+    def verdict(self) -> str:
+        """How it ended: `ok`, `client gone`, or an error's code."""
+        return self.outcome or ("ok" if 0 < self.status < 400 else "error")
 
     def finish(self) -> None:
         """Abort what still runs, and log the request."""
@@ -50,9 +58,6 @@ class Exchange:
         level = logging.DEBUG if self.path in _QUIET_PATHS else logging.INFO
         if not log.isEnabledFor(level):
             return
-        ttft_ms = None
-        if call is not None and call.first_text_at is not None:
-            ttft_ms = round((call.first_text_at - self._began_at) * 1000, 1)
         log.log(
             level,
             "%s %s",
@@ -60,16 +65,30 @@ class Exchange:
             self.path,
             extra=fields(
                 status=self.status or None,
-                outcome=self.outcome or ("ok" if 0 < self.status < 400 else "error"),
+                outcome=self.verdict,
                 request_id=self.request_id,
                 principal=self.principal,
                 dialect=self.dialect,
                 model=self.model,
-                tokens=None if call is None else call.tokens,
-                ttft_ms=ttft_ms,
-                seconds=round(asyncio.get_running_loop().time() - self._began_at, 3),
+                **({} if call is None else self._measured(call)),
+                seconds=round(asyncio.get_running_loop().time() - self.began_at, 3),
             ),
         )
+
+    def _measured(self, call: Call) -> dict[str, object]:
+        record, timings = call.record, call.record.timings
+        return {
+            "node": record.node,
+            "prompt_tokens": record.prompt_tokens or None,
+            "cached": record.cached_tokens or None,
+            "tokens": call.tokens,
+            "ttft_ms": None if call.first_text_at is None else round((call.first_text_at - self.began_at) * 1000, 1),
+            "queue_ms": None if timings is None else round(timings.queue_ms, 1),
+            "prompt_ms": None if timings is None else round(timings.prompt_ms, 1),
+            "predicted_ms": None if timings is None else round(timings.predicted_ms, 1),
+            "cold": record.is_cold or None,
+            "recoveries": record.recoveries or None,
+        }
 
 
 def _take_request_id(headers: list[tuple[bytes, bytes]]) -> str:

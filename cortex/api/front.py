@@ -30,11 +30,19 @@ class Front:
     request streams, waits for its whole reply, or has not begun.
     """
 
-    def __init__(self, app: FalconApp, *, max_body: int, admin_keys: frozenset[str]) -> None:
-        """`max_body`: bytes."""
+    def __init__(
+        self,
+        app: FalconApp,
+        *,
+        max_body: int,
+        admin_keys: frozenset[str],
+        observe: Callable[[Exchange], None] = lambda exchange: None,
+    ) -> None:
+        """`max_body`: bytes. `observe`: is told of every request that has ended."""
         self._app = app
         self._max_body = max_body
         self._admin_keys = admin_keys
+        self._observe = observe
         self.active: set[Exchange] = set()
         """Requests that have not ended."""
         app.add_error_handler(Exception, _answer_defect)
@@ -61,6 +69,7 @@ class Front:
         finally:
             self.active.discard(exchange)
             exchange.finish()
+            self._observe(exchange)
 
     def _refusal(self, exchange: Exchange) -> RequestError | None:
         """Refuse what can be refused without reading the body."""

@@ -40,7 +40,7 @@ class Generate:
         request = self._dialect.read(await read_body(req, self._max_body))
         generation = request.generation
         exchange.model = generation.model
-        model = exchange.model = self._fleet.resolve(generation.model)
+        model = exchange.model = exchange.known_model = self._fleet.resolve(generation.model)
         jobs = make_jobs(
             generation,
             model=model,

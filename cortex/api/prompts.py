@@ -27,7 +27,7 @@ class Prompts:
         exchange = exchange_of(req)
         exchange.dialect = self._asking.name
         question = self._asking.read(await read_body(req, self._max_body))
-        model = exchange.model = self._fleet.resolve(question.model)
+        model = exchange.model = exchange.known_model = self._fleet.resolve(question.model)
         job = Job(
             id=new_job_id(),
             attempt=0,

@@ -26,8 +26,10 @@ ASGIProtocol._check_h1c_protocol_available()
 class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
     """Adds: a time limit for headers, a bound on unread bodies, 100-continue, lingering close, errors as JSON."""
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: Any, app: Any) -> None:
+        """`app`: the ASGI application of this connection's address."""
         super().__init__(worker)
+        self.app = app
         self._max_body: int = worker.max_body
         self._closed: bool = False
         self._body_bytes = 0

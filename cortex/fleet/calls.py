@@ -10,6 +10,7 @@ from common.messages import EndedItem, Job, JobKey, RenderedItem, StartedItem, T
 from cortex.fleet.contract import Events
 from cortex.fleet.delivery import Delivery
 from cortex.fleet.mailbox import Mailbox
+from cortex.fleet.record import Record
 from cortex.fleet.recovery import Recovery
 
 
@@ -75,10 +76,11 @@ class Track:
 class JobCall:
     """The tracks of one request, and the one mailbox of their reader. Implements contract.Call."""
 
-    def __init__(self, owner: Owner, jobs: list[Job]) -> None:
+    def __init__(self, owner: Owner, jobs: list[Job], *, is_cold: bool) -> None:
         self._owner = owner
         self._mailbox = Mailbox()
         self.tracks = [Track(self, index, job, owner.now()) for index, job in enumerate(jobs)]
+        self.record = Record(owner.now(), is_cold=is_cold)
         self.tokens = 0
         self.first_text_at: float | None = None
 
@@ -102,14 +104,18 @@ class JobCall:
 
     def begin(self, track: Track, item: StartedItem) -> None:
         """Hand a job's beginning to the reader."""
+        self.record.begin(track.job, item, self._owner.now())
         self._mailbox.put_start(track.index, item)
 
     def add(self, track: Track, item: TokenItem) -> None:
         """Hand tokens to the reader; ids without text, as of half a character, only count."""
-        self.tokens += len(item.ids)
+        now = self._owner.now()
+        if item.ids:
+            self.tokens += len(item.ids)
+            self.record.add(track.job.id, len(item.ids), now)
         if item.text or item.logprobs:
             if self.first_text_at is None:
-                self.first_text_at = self._owner.now()
+                self.first_text_at = now
             self._mailbox.put_text(track.index, item.text, item.logprobs)
 
     def end(self, track: Track, item: EndedItem | RenderedItem) -> None:
@@ -117,4 +123,5 @@ class JobCall:
         first = track.delivery.first
         if first is not None and isinstance(item, EndedItem):
             item = structs.replace(item, prompt_tokens=first.prompt_tokens, cached_tokens=first.cached_tokens)
+            self.record.end(track.job.id, item)
         self._mailbox.put_end(track.index, item)

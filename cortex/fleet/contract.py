@@ -15,6 +15,7 @@ import msgspec
 
 from common.errors import Code
 from common.messages import EndedItem, Job, RenderedItem, StartedItem, TokenLogprob
+from cortex.fleet.record import Record
 
 
 class Told(NamedTuple):
@@ -76,6 +77,10 @@ class Errand(Protocol):
 
 class Call(Protocol):
     """The jobs of one request."""
+
+    @property
+    def record(self) -> Record:
+        """What was measured so far."""
 
     @property
     def tokens(self) -> int:

@@ -67,7 +67,7 @@ class JobClient:
 
         Where a model that nobody has is to be loaded is agreed on first, so these jobs are sent a moment later.
         """
-        call = JobCall(self, jobs)
+        call = JobCall(self, jobs, is_cold=jobs[0].answer == "generated" and not self.placer.is_loaded(jobs[0].model))
         self._tracks.update({t.job.id: t for t in call.tracks})
         error = self.placer.place(call.tracks)
         if error is not None:
@@ -190,6 +190,7 @@ class JobClient:
                 self._recover(track, RequestError(Code.NEURON_LOST, message, retriable=True))
 
     def _begin(self, track: Track, item: StartedItem) -> None:
+        track.call.record.node = track.node
         if track.delivery.first is item:
             track.call.begin(track, item)
             return
@@ -214,6 +215,7 @@ class JobClient:
         track.delivery.begin_attempt()
         if kind is Kind.FAULT:
             log.warning("job is sent again", extra=self._fields(track, node=node, why=error.message))
+            track.call.record.recoveries += 1
             track.refusals.clear()
             track.failed_on = None if error.code is Code.TOKENS_LOST else node  # its KV is still there
             if error.code is Code.NEURON_LOST:

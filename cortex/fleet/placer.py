@@ -45,6 +45,10 @@ class Placer:
         """Return the catalogue's profile of a model."""
         return self._profiles.get(model)
 
+    def is_loaded(self, model: str) -> bool:
+        """Return whether any neuron has a model loaded."""
+        return any(n.resident[model].status == "loaded" for n in self._holders.of(model))
+
     def tick(self) -> None:
         """Pass over registrars that do not answer."""
         self._claims.tick()

@@ -27,6 +27,7 @@ from common.messages import (
     LoadFailed,
     LoadProgress,
     MemoryView,
+    NodeState,
     Prepared,
     PrepHello,
     Pulse,
@@ -118,6 +119,11 @@ class Machine:
         self._strict = strict
         for profile in catalogue.models:
             self._inspection.adopt(profile, own=True)
+
+    @property
+    def published(self) -> NodeState | None:
+        """Return the state that gateways have."""
+        return self._publisher.published
 
     def handle(self, event: events.Event, now: float) -> list[Instruction]:
         """Apply one event at monotonic time `now`; return what is to be done, in order."""

@@ -20,6 +20,11 @@ class Publisher:
         self._pushed_at = 0.0
         self._is_due = False
 
+    @property
+    def published(self) -> NodeState | None:
+        """Return what was published last."""
+        return self._published
+
     def start(self) -> None:
         """Begin to push whole states."""
         self._host.wake_in("push-full", FULL_PUSH_S)

@@ -7,6 +7,7 @@ from typing import Any
 from common.errors import Code, RequestError
 from common.messages import EndedItem, Job, StartedItem, Timings
 from cortex.fleet.contract import Event, Events, Health, Order, Step, Verb
+from cortex.fleet.record import Record
 
 MODEL = "tiny/model"
 Scripted = Event | RequestError | float
@@ -34,6 +35,7 @@ class FakeCall:
 
     def __init__(self, scripts: list[list[Scripted]]) -> None:
         self._scripts = [list(s) for s in scripts]
+        self.record = Record()
         self.tokens = 0
         self.first_text_at: float | None = None
         self.is_closed = False
