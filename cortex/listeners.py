@@ -1,5 +1,6 @@
 """The addresses that the gateway serves, bound before any process is forked."""
 
+import contextlib
 import errno
 import socket
 
@@ -36,11 +37,22 @@ def open_listeners(configuration: Configuration, manager: ServiceManager) -> lis
 
 def _take(endpoint: Endpoint, manager: ServiceManager) -> socket.socket | None:
     kept = manager.take(KEPT)
-    if kept is None or kept.getsockname()[:2] == (endpoint.host.strip("[]"), endpoint.port):
+    if kept is None or _is_at(kept, endpoint):
         return kept
-    kept.close()
     manager.drop(KEPT)
+    # The manager's copy may live a moment longer; its address must be free now, for the new one may overlap it.
+    with contextlib.suppress(OSError):
+        kept.shutdown(socket.SHUT_RDWR)
+    kept.close()
     return None
+
+
+def _is_at(listener: socket.socket, endpoint: Endpoint) -> bool:
+    try:
+        addresses = socket.getaddrinfo(endpoint.host.strip("[]"), endpoint.port, listener.family, socket.SOCK_STREAM)
+    except OSError:
+        return False  # binding it anew will say what is wrong with it
+    return listener.getsockname()[:2] in [address[:2] for *_, address in addresses]
 
 
 def _bind(endpoint: Endpoint, remedy: str) -> socket.socket:

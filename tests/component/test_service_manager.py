@@ -70,9 +70,28 @@ def test_a_connection_that_comes_while_a_gateway_restarts_is_served_by_the_next(
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as early:
         early.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         with next_life(gateway, kept) as process:
-            assert early.recv(4096).startswith(b"HTTP/1.1 200")
-            process.terminate()
+            try:
+                assert early.recv(4096).startswith(b"HTTP/1.1 200")
+            finally:
+                process.terminate()
             assert process.wait(20) == 0
+
+
+def test_a_listener_for_an_address_that_has_changed_since_makes_way(
+    manager: FakeServiceManager, tmp_path: Path
+) -> None:
+    with Gateway(tmp_path / "g") as gateway:
+        manager.wait_for(is_ready)
+    file = gateway.folder / "cortex.yaml"
+    file.write_text(file.read_text().replace("127.0.0.1:", "0.0.0.0:"))
+    with next_life(gateway, manager.kept["api"]) as process:
+        try:
+            assert "0.0.0.0" in manager.wait_for(is_ready)["STATUS"]
+            assert any("FDSTOREREMOVE" in d for d in manager.heard)
+            assert httpx.get(f"{gateway.url}/livez").status_code == 200
+        finally:
+            process.terminate()
+        assert process.wait(20) == 0
 
 
 def next_life(gateway: Gateway, kept: int) -> "subprocess.Popen[bytes]":

@@ -51,5 +51,7 @@ class FakeServiceManager:
                 fields = dict(line.split("=", 1) for line in data.decode().split("\n"))
                 for _, _, payload in ancillary:
                     self.kept[fields["FDNAME"]] = array.array("i", payload)[0]
+                if "FDSTOREREMOVE" in fields and fields["FDNAME"] in self.kept:
+                    os.close(self.kept.pop(fields["FDNAME"]))
                 self.heard.append(fields)
                 yield fields
