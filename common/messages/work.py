@@ -152,9 +152,11 @@ class LoadFailed(Message, frozen=True, kw_only=True):
 
 
 class Unloaded(Message, frozen=True, kw_only=True):
-    """A model is gone and its memory released."""
+    """A model is gone, and its memory with it but for what `kept_mb` says."""
 
     model: str
+    kept_mb: int = 0
+    """Device memory in MiB that it took when it was loaded and has not given back, as the driver counts."""
 
 
 class CacheCleared(Message, frozen=True, kw_only=True):

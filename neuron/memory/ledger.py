@@ -13,6 +13,7 @@ class Ledger:
         self._capacities = dict(capacities)
         self._reserved: dict[tuple[str, str], int] = {}
         self._earmarked: dict[tuple[str, str], int] = {}
+        self._unreleased: dict[str, int] = {}
 
     def capacity_mb(self, device: str) -> int | None:
         """Return what models may use of the device at most; None: unknown."""
@@ -23,14 +24,14 @@ class Ledger:
         return sum(mb for (at, _), mb in self._reserved.items() if at == device)
 
     def free_mb(self, device: str) -> int | None:
-        """Return what is not promised, never below zero; None: unknown."""
+        """Return what is neither promised nor withheld, never below zero; None: unknown."""
         capacity = self.capacity_mb(device)
-        return None if capacity is None else max(0, capacity - self.reserved_mb(device))
+        return None if capacity is None else max(0, capacity - self.reserved_mb(device) - self.unreleased_mb(device))
 
     def room_mb(self, device: str, going: Collection[str] = ()) -> int | None:
         """Return what is neither promised nor earmarked once the models of `going` are gone; None: unknown.
 
-        Below zero: more is earmarked than will be free.
+        Below zero: more is earmarked than will be free. What is withheld counts as room: a new worker brings it back.
         """
         capacity = self.capacity_mb(device)
         if capacity is None:
@@ -46,6 +47,18 @@ class Ledger:
         """Say whether a new promise of this size can be kept."""
         free = self.free_mb(device)
         return free is None or memory_mb <= free
+
+    def withhold(self, device: str, memory_mb: int) -> None:
+        """Give nobody what a model that is gone has not given back."""
+        self._unreleased[device] = self.unreleased_mb(device) + memory_mb
+
+    def unreleased_mb(self, device: str) -> int:
+        """Return what is withheld on a device."""
+        return self._unreleased.get(device, 0)
+
+    def restore(self, device: str) -> None:
+        """Withhold nothing any more: the process that kept it has ended."""
+        self._unreleased.pop(device, None)
 
     def earmark(self, device: str, model: str, memory_mb: int) -> None:
         """Keep memory that is about to be freed for a model."""

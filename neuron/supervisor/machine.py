@@ -227,7 +227,7 @@ class Machine:
                 if model is not None:
                     self._traffic.replica_lost(model)
             case Unloaded():
-                model = self._placement.unloaded(device, message.model)
+                model = self._placement.unloaded(device, message)
                 if model is not None:
                     self._traffic.replica_lost(model)
             case MemoryView() | CacheCleared():

@@ -11,6 +11,7 @@ from common.messages import (
     Progress,
     Refused,
     ReplicaStatus,
+    Unloaded,
     UnloadModel,
 )
 from neuron.memory.estimate import IDLE_SEQUENCES, MemoryPlan, is_embedding
@@ -23,6 +24,9 @@ from neuron.supervisor.wants import Wants
 
 LOAD_DEATHS = 2
 """Workers that a model's load may end before it is given up."""
+KEPT_MB = 512
+"""Less than this, or than a tenth of a model, is other programs' doing, or the driver's own: the first load of a worker
+brings kernels and work areas onto the device, which stay."""
 OUTSIDE_SIGNALS = frozenset({"signal SIGKILL", "signal SIGTERM"})
 """Causes of a death that come from without, and accuse nobody."""
 
@@ -137,6 +141,7 @@ class Placement:
         Returns the model whose load is to blame, if it is: it is not tried again, so that one bad file does not take
         one device after another out of service.
         """
+        self._host.ledger.restore(device)
         culprit = self._loading_at_death(device, cause)
         for model in list(self._host.models.values()):
             replica = model.replicas.get(device)
@@ -243,12 +248,17 @@ class Placement:
         else:
             self._remove(model, device, f"{model.id} is unloaded from {device}")
 
-    def unloaded(self, device: str, model_id: str) -> Model | None:
+    def unloaded(self, device: str, message: Unloaded) -> Model | None:
         """Record a completed unload; return the model."""
+        model_id, kept_mb = message.model, message.kept_mb
         replica = self._replica(model_id, device)
         if replica is None or replica.status != "unloading":
             return None
         model = self._host.models[model_id]
+        if kept_mb > max(KEPT_MB, (replica.memory_mb or 0) // 10):
+            self._host.ledger.withhold(device, kept_mb)
+            self._host.say("warning", "memory is not released; the worker is renewed when idle", device=device,
+                           model=model_id, kept_mb=kept_mb)  # fmt: skip
         self._remove(model, device, f"{model_id} is unloaded from {device}")
         self._host.say("info", "model unloaded", model=model_id, device=device)
         return model

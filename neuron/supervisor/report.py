@@ -27,7 +27,7 @@ def device_state(host: Host, uuid: str) -> DeviceState:
         state="unavailable" if worker is None or uuid in host.problems else worker.state.value,
         reason=host.problems.get(uuid) if worker is None else host.why_not(uuid),
         memory_mb=device.memory_mb,
-        reserved_mb=host.ledger.reserved_mb(uuid),
+        reserved_mb=host.ledger.reserved_mb(uuid) + host.ledger.unreleased_mb(uuid),
         used_mb=reading.memory_used_mb if reading is not None else None,
         utilization=reading.utilization if reading is not None else None,
         temperature_c=reading.temperature_c if reading is not None else None,

@@ -40,7 +40,9 @@ class Upkeep:
             elif host.now - self._empty_since.setdefault(device, host.now) >= host.settings.idle_exit_s:
                 self._empty_since.pop(device)
                 self._family.happen(worker, "rest", f"without a model for {host.settings.idle_exit_s:g} s")
-            if self._is_due_for_defrag(worker, residents):
+            if self._keeps_memory(worker, residents):
+                self._family.happen(worker, "restart", f"{host.ledger.unreleased_mb(device)} MiB were not released")
+            elif self._is_due_for_defrag(worker, residents):
                 self._family.happen(worker, "restart", f"renewed after {worker.cycles} loads")
 
     def _residents(self, device: str) -> list[tuple[Model, Replica]]:
@@ -61,6 +63,11 @@ class Upkeep:
         model.unloaded_because = f"not used on {replica.device} for {ttl_s:g} s (ttl_s)"
         host.leaving.add(model.id)
         host.say("info", "model expires", model=model.id, device=replica.device, ttl_s=ttl_s)
+
+    def _keeps_memory(self, worker: Child, residents: list[tuple[Model, Replica]]) -> bool:
+        """Say whether the worker holds memory that belongs to no model, and has nothing to do."""
+        is_kept = self._host.ledger.unreleased_mb(worker.name) > 0
+        return is_kept and worker.state is State.READY and all(self._is_unused(m, r) for m, r in residents)
 
     def _is_due_for_defrag(self, worker: Child, residents: list[tuple[Model, Replica]]) -> bool:
         host = self._host

@@ -20,6 +20,11 @@ SAVE_AFTER_S = 0.3
 LEAVE_AFTER_S = 3.0
 """Beside others who run, an idle sequence goes to host memory after this time. Attention passes over idle cells too,
 and by then that has cost about as much as the save does."""
+MOST_DEAR = 8.0
+"""A restore that took longer than so many prefills says something of the host, not of the next restore."""
+PASSED_OVER = 0.8
+"""What restoring is thought to cost shrinks by this each time that keeps it from being tried, or one slow restore would
+be the last one ever."""
 TAIL_TOKENS = 8
 """So far before a prompt's end a state is kept that cannot be cut: templates write an answer's first tokens anew."""
 
@@ -51,7 +56,7 @@ class KvPool:
         self._is_cut = model.kind is MemoryKind.CELLS
         self._free = list(range(model.sequences - 2, -1, -1))
         self._restore_s: float | None = None
-        """Seconds a restored token takes, as last measured."""
+        """Seconds a restored token takes, over the last few hundred of them."""
 
     # ── coming and going ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -228,7 +233,10 @@ class KvPool:
         pieces, length = self._host.match(self._model.state_key, tokens, whole=not self._is_cut)
         gain = length - generation.position
         cost = (self._restore_s or 0.0) * (length if not self._is_cut else gain)
-        if gain < GAIN_TOKENS or (prefill_s is not None and cost > gain * prefill_s):
+        if gain < GAIN_TOKENS:
+            return
+        if prefill_s is not None and self._restore_s is not None and cost > gain * prefill_s:
+            self._restore_s = min(self._restore_s, MOST_DEAR * prefill_s) * PASSED_OVER
             return
         generation.pieces = [p for p in pieces if p.end > generation.position]
 
@@ -281,9 +289,14 @@ class KvPool:
         if not has_room or not self._model.restore(generation.sequence, piece.data, start, end):
             generation.pieces.clear()
             return
-        self._restore_s = (self._clock() - began) / len(piece.tokens)
+        self._learn_restore((self._clock() - began) / len(piece.tokens), len(piece.tokens))
         self.cells.extend(generation.sequence, end - start)
         generation.position = end
+
+    def _learn_restore(self, token_s: float, tokens: int) -> None:
+        """Average over pieces: the last one of a conversation is short, and its cells lie apart."""
+        known = token_s if self._restore_s is None else self._restore_s
+        self._restore_s = known + (token_s - known) * min(1.0, tokens / (2 * PIECE_TOKENS))
 
     def _keep(self, sequence: int, tokens: list[int]) -> None:
         """Make a resident of a sequence, unless another one holds all of it; drop those of which it holds all."""
@@ -296,10 +309,14 @@ class KvPool:
             if common == len(other.tokens) and self._is_cut:
                 self.cache.take(other.sequence)
                 self._drop(other.sequence)
+        self.cache.add(Resident(sequence, tokens, self._clock(), self._saved(tokens)))
+
+    def _saved(self, tokens: list[int]) -> int:
+        """Return how many of the first tokens need not be saved again."""
         _, saved = self._host.match(self._model.state_key, tokens, whole=not self._is_cut)
-        if saved < len(tokens):
-            saved = saved // PIECE_TOKENS * PIECE_TOKENS if self._is_cut else 0
-        self.cache.add(Resident(sequence, tokens, self._clock(), saved))
+        if saved == len(tokens):
+            return saved
+        return saved // PIECE_TOKENS * PIECE_TOKENS if self._is_cut else 0
 
     def _next_piece(self, resident: Resident) -> tuple[int, int]:
         """Return start and end of what is to be saved next."""
@@ -331,6 +348,7 @@ class KvPool:
             self._evict(resident)
 
     def _evict(self, resident: Resident) -> None:
+        resident.saved = self._saved(resident.tokens)  # host memory may have let go of what it had
         while self._host.is_on and resident.saved < len(resident.tokens):
             self._save_piece(resident)
         self.cache.take(resident.sequence)

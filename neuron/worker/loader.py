@@ -38,10 +38,12 @@ class LoadEnded:
 
 @dataclass(frozen=True, slots=True)
 class UnloadEnded:
-    """A model's memory is free."""
+    """A model is freed."""
 
     model: str
     state_key: str
+    kept_mb: int
+    """Of the device memory that it took, what did not come back."""
     saves: list[Saved] = field(default_factory=list)
     """What was in its cells and not in host memory yet."""
     is_whole: bool = False
@@ -62,6 +64,8 @@ class Loader:
         self._events: queue.SimpleQueue[LoaderEvent] = queue.SimpleQueue()
         self._given_up: set[str] = set()
         """Models whose load in progress, or the next one in the queue, shall end."""
+        self._taken_mb: dict[str, int] = {}
+        """Device memory that a load took, as the driver counts; none where it is the host's."""
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
         self._thread.start()
@@ -114,6 +118,7 @@ class Loader:
             return not (self._is_closing or order.model in self._given_up)
 
         model: Model | Embedder | None = None
+        free_mb = self._free_mb()
         try:
             if not progress(0.0):
                 raise LoadError("given up before it began")
@@ -129,6 +134,8 @@ class Loader:
                 )
             self._post(LoadMoved(order.model, None))
             model.warm_up()
+            if free_mb is not None:
+                self._taken_mb[order.model] = max(0, free_mb - (self._free_mb() or 0))
         except DeviceLost as error:
             self._post(error)
             return
@@ -145,5 +152,11 @@ class Loader:
 
     def _unload(self, name: str, model: Model | Embedder, save: Callable[[], list[Saved]]) -> None:
         saves = [] if self._is_closing else save()
+        taken_mb, free_mb = self._taken_mb.pop(name, 0), self._free_mb()
         model.close()
-        self._post(UnloadEnded(name, model.state_key, saves, model.kind is not MemoryKind.CELLS))
+        kept_mb = 0 if free_mb is None else max(0, taken_mb - ((self._free_mb() or 0) - free_mb))
+        self._post(UnloadEnded(name, model.state_key, kept_mb, saves, model.kind is not MemoryKind.CELLS))
+
+    def _free_mb(self) -> int | None:
+        memory = self._engine.device_memory()
+        return None if memory is None else memory[0]

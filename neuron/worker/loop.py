@@ -255,10 +255,10 @@ class Loop:
                     self._end_load(event)
                 case DeviceLost():
                     raise event
-                case UnloadEnded(model=model):
+                case UnloadEnded(model=model, kept_mb=kept_mb):
                     for tokens, start, data in event.saves:
                         self._host.add(event.state_key, tokens, start, data, whole=event.is_whole)
-                    self._outbox.say(Unloaded(model=model))
+                    self._outbox.say(Unloaded(model=model, kept_mb=kept_mb))
 
     def _end_load(self, event: LoadEnded) -> None:
         order = event.order

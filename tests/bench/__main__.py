@@ -15,6 +15,7 @@ from tests.bench import (
     report,
     soak,
     start,
+    swap,
 )
 
 
@@ -26,6 +27,7 @@ def main() -> int:
         "fleet": fleet.measure,
         "long_prompt": long_prompt.measure,
         "start": start.measure,
+        "swap": swap.measure,
         "warm_reload": memory.measure_reload,
         "soak": soak.measure,
     }

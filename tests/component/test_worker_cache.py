@@ -223,6 +223,71 @@ def test_a_refused_restore_is_a_miss(worker: Harness) -> None:
     worker.check_books()
 
 
+def test_one_slow_restore_is_not_the_last_one(worker: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(worker)
+    lane = text_lane(worker.loop.lanes)
+    pool, model, now, slow_s = lane.kv, worker.model(), 0.0, 60.0
+    restore = model.restore
+
+    def restore_slowly(sequence: int, state: bytearray, start: int, end: int) -> bool:
+        nonlocal now
+        now += slow_s
+        return restore(sequence, state, start, end)
+
+    monkeypatch.setattr(pool, "_clock", lambda: now)
+    monkeypatch.setattr(lane._pace, "token_s", lambda position: 0.001)
+    monkeypatch.setattr(model, "restore", restore_slowly)
+    prompt, cached = words(1, 700), []
+    for turn in range(16):
+        cached.append(run(worker, make_task(f"turn{turn}", prompt, max_tokens=3))[0].cached_tokens)
+        while pool._evict_one():
+            pass
+        slow_s = 60.0 if turn == 0 else 0.0
+    assert cached[:3] == [0, 699, 0]
+    assert cached[-3:] == [699, 699, 699]
+    worker.check_books()
+
+
+@pytest.mark.parametrize("memory", KINDS)
+def test_what_host_memory_let_go_of_is_saved_again_before_its_cells_go(
+    worker: Harness, memory: str, eager: None
+) -> None:
+    load(worker, memory=memory)
+    prompt = words(1, 700)
+    run(worker, make_task("one", prompt, max_tokens=5))
+    settle(worker)
+    worker.loop._host.clear()
+    pool = text_lane(worker.loop.lanes).kv
+    while pool._evict_one():
+        pass
+    (end,) = run(worker, make_task("two", [*prompt, *answer(prompt, 5), *words(2, 40)], max_tokens=5))
+    assert end.cached_tokens == 704
+    worker.check_books()
+
+
+def test_a_short_last_piece_does_not_price_the_others(worker: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(worker)
+    lane = text_lane(worker.loop.lanes)
+    pool, model, now = lane.kv, worker.model(), 0.0
+    restore = model.restore
+
+    def restore_at_a_price(sequence: int, state: bytearray, start: int, end: int) -> bool:
+        nonlocal now
+        now += 0.0005 * (end - start) if start < 2 * PIECE_TOKENS else 0.0012 * (end - start)
+        return restore(sequence, state, start, end)
+
+    monkeypatch.setattr(pool, "_clock", lambda: now)
+    monkeypatch.setattr(lane._pace, "token_s", lambda position: 0.001)
+    monkeypatch.setattr(model, "restore", restore_at_a_price)
+    prompt = words(1, 2 * PIECE_TOKENS + 60)
+    for turn in range(4):
+        (end,) = run(worker, make_task(f"turn{turn}", prompt, max_tokens=3))
+        assert end.cached_tokens == (len(prompt) - 1 if turn else 0)
+        while pool._evict_one():
+            pass
+    worker.check_books()
+
+
 def test_a_shared_prefix_is_stored_and_restored_once(worker: Harness, eager: None) -> None:
     load(worker, parallel=4)
     system = words(1, 2 * PIECE_TOKENS)

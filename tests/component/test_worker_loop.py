@@ -580,6 +580,18 @@ def test_clearing_the_cache_of_a_worker_without_a_model_says_so(worker: Harness)
     assert worker.of(CacheCleared) == [CacheCleared(request="r", sequences=0)]
 
 
+@pytest.mark.parametrize(("kind", "kept_mb"), [("cuda", 70), ("cpu", 0)])
+def test_an_unload_says_what_the_device_did_not_get_back(tmp_path: Path, kind: str, kept_mb: int) -> None:
+    worker = Harness(tmp_path, FakeEngine(kind))
+    for name, keeps in (("tight", 0), ("leaky", 70)):
+        worker.load(name, memory_mb=300, keep_mb=keeps)
+    for name in ("tight", "leaky"):
+        worker.say(UnloadModel(model=name))
+        worker.until(lambda name=name: name in [m.model for m in worker.of(Unloaded)], limit_s=20)  # type: ignore[misc]
+    assert [(m.model, m.kept_mb) for m in worker.of(Unloaded)] == [("tight", 0), ("leaky", kept_mb)]
+    worker.loop.close()
+
+
 def test_stop_ends_the_loop_and_frees_everything(tmp_path: Path) -> None:
     worker = Harness(tmp_path)
     worker.load()

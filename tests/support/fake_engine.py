@@ -66,6 +66,8 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     hang_at: int | None = None
     exit_at: int | None = None
     oom_at_load: bool = False
+    keep_mb: int = 0
+    """Device memory that an unload does not give back."""
     crash_at_load: bool = False
     hang_at_load: bool = False
     ignore_sigterm: bool = False
@@ -173,6 +175,7 @@ class FakeEngine:
 
     def __init__(self, kind: str = "cpu") -> None:
         self._kind = kind
+        self._free_mb = 1000
 
     def facts(self) -> EngineFacts:
         """Describe itself."""
@@ -199,15 +202,19 @@ class FakeEngine:
             time.sleep(min(left_s, 0.02))
         if knobs.oom_at_load:
             raise LoadError("out of memory: 1024 MiB wanted, 512 MiB free")
-        return FakeModel(knobs, kv_tokens, parallel, idle, path)
+        self._free_mb -= knobs.memory_mb
+        return FakeModel(knobs, kv_tokens, parallel, idle, path, self._give_back)
+
+    def _give_back(self, memory_mb: int) -> None:
+        self._free_mb += memory_mb
 
     def load_embedder(self, path: str, *, tokens: int, progress: Callable[[float], bool]) -> Embedder:
         """Have none."""
         raise LoadError("the fake engine makes no vectors")
 
     def device_memory(self) -> tuple[int, int] | None:
-        """Return round numbers for a GPU."""
-        return None if self._kind == "cpu" else (1000, 2000)
+        """Return what a GPU of 2000 MiB has left, half of which others hold."""
+        return None if self._kind == "cpu" else (self._free_mb, 2000)
 
     def close(self) -> None:
         """Have nothing to free."""
@@ -225,7 +232,10 @@ class Cell:
 class FakeModel:
     """Keeps what was decoded in its cells, and refuses what does not continue it."""
 
-    def __init__(self, knobs: Knobs, kv_tokens: int, parallel: int, idle: int, path: str) -> None:
+    def __init__(
+        self, knobs: Knobs, kv_tokens: int, parallel: int, idle: int, path: str, give_back: Callable[[int], None]
+    ) -> None:
+        self._give_back = give_back
         self.vocabulary = VOCABULARY
         self.kv_tokens = kv_tokens
         self.weights_mb = knobs.memory_mb
@@ -361,6 +371,7 @@ class FakeModel:
         """Remember that it is gone."""
         assert not self.is_closed, "closed twice"
         self.is_closed = True
+        self._give_back(self.knobs.memory_mb - self.knobs.keep_mb)
 
     def _misbehave(self, i: int) -> None:
         knobs = self.knobs

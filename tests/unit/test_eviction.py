@@ -14,9 +14,11 @@ from common.messages import (
     JobKey,
     Load,
     LoadModel,
+    NodeState,
     Pin,
     Refused,
     Unload,
+    Unloaded,
     UnloadModel,
 )
 from neuron.settings import EvictionSettings, NeuronSettings
@@ -285,6 +287,40 @@ def test_a_measured_size_corrects_the_next_estimate() -> None:
     drive.peer_says(Unload(request="2", model="a"))
     drive.peer_says(Load(request="3", model="a"))
     assert drive.machine.host.models["a"].replicas["CPU-0"].plan.memory_mb == 250
+
+
+def test_memory_that_an_unload_does_not_release_comes_back_with_a_new_worker_once_nobody_uses_the_old_one() -> None:
+    models = [profile("a", vram_mb=1500), profile("b", vram_mb=1500), profile("c", vram_mb=500)]
+    drive = Drive(devices=[cpu("CPU-0", 2100)], models=models).start().connect()
+    run_one(drive, "1", "a")
+    drive.submit(job("busy", "c"))
+    first = drive.incarnation("CPU-0")
+    drive.holding_back = {UnloadModel}
+    drive.submit(job("2", "b"))
+    drive.worker_says("CPU-0", Unloaded(model="a", kept_mb=600))
+    drive.pass_time(3.0)
+    assert drive.told_of(NodeState)[-1].devices[0].reserved_mb == 500 + 600
+    assert (drive.incarnation("CPU-0"), set(drive.tasks), resident(drive)) == (first, {"busy"}, {"c"})
+    drive.finish("busy")
+    drive.pass_time(1.0)
+    assert drive.incarnation("CPU-0") != first
+    assert set(drive.tasks) == {"2"}
+    drive.finish("2")
+    assert resident(drive) == {"b", "c"}
+    assert drive.machine.host.ledger.unreleased_mb("CPU-0") == 0
+    assert drive.machine.host.workers["CPU-0"].restarts == 0
+    drive.check()
+
+
+def test_a_little_memory_that_a_driver_keeps_renews_no_worker() -> None:
+    drive = Drive(devices=[cpu("CPU-0", 2000)], models=[profile("a", vram_mb=1500)]).start().connect()
+    first = drive.incarnation("CPU-0")
+    drive.holding_back = {UnloadModel}
+    run_one(drive, "1", "a")
+    drive.peer_says(Unload(request="u", model="a"))
+    drive.worker_says("CPU-0", Unloaded(model="a", kept_mb=400))
+    drive.pass_time(3.0)
+    assert (drive.incarnation("CPU-0"), drive.machine.host.ledger.free_mb("CPU-0")) == (first, 2000)
 
 
 steps = st.lists(

@@ -38,6 +38,18 @@ def test_memory_of_unknown_size_is_not_zero() -> None:
     assert ledger.can_hold("a", 10**9)
 
 
+def test_what_a_model_has_not_given_back_is_given_to_nobody_until_its_process_ends() -> None:
+    ledger = Ledger({"a": 100})
+    ledger.reserve("a", "m", 60)
+    ledger.withhold("a", 30)
+    ledger.release("a", "m")
+    assert (ledger.free_mb("a"), ledger.unreleased_mb("a"), ledger.room_mb("a")) == (70, 30, 100)
+    assert ledger.can_hold("a", 70)
+    assert not ledger.can_hold("a", 71)
+    ledger.restore("a")
+    assert (ledger.free_mb("a"), ledger.unreleased_mb("a")) == (100, 0)
+
+
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("klmn"), st.integers(1, 600)), max_size=40))
 def test_promises_never_exceed_a_capacity(steps: list[tuple[str, str, int]]) -> None:
     ledger = Ledger({"a": 1000, "b": 300})
