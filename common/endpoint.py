@@ -1,5 +1,6 @@
 """Addresses: `tcp://host:port` is the bus's own spelling, `http://host:port` and `host:port` mean the same."""
 
+import ipaddress
 import re
 
 import msgspec
@@ -19,6 +20,17 @@ class Endpoint(msgspec.Struct, frozen=True):
     def zmq(self) -> str:
         """The address as ZeroMQ spells it."""
         return f"tcp://{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can reach it."""
+        host = self.host.strip("[]")
+        if host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"

@@ -6,10 +6,12 @@ Why each option has its value stands beside it; docs/protocol.md tells the measu
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import zmq
 
 from common.codec import MAX_FRAME_BYTES
+from common.keys import Credentials, KeyPair
 
 log = logging.getLogger(__name__)
 
@@ -20,12 +22,20 @@ DRAIN_AT_ONCE = 256
 """Messages handled before the loop's other callbacks get a turn."""
 
 
-def bus_router(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
-    """Return a ROUTER bound to `address`, the supervisor's side of the bus. Raises zmq.ZMQError (EADDRINUSE, …)."""
+def bus_router(context: zmq.Context[zmq.Socket[bytes]], address: str, pair: KeyPair | None = None) -> zmq.Socket[bytes]:
+    """Return a ROUTER bound to `address`, the supervisor's side of the bus. Raises zmq.ZMQError (EADDRINUSE, …).
+
+    `pair`: who it is; the bus is encrypted then, and a ZAP handler must have been bound in this context.
+    """
     socket = _configure(context.socket(zmq.ROUTER))
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a send to a peer that is gone or full fails instead of vanishing
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a peer that reconnects before its old TCP connection is known dead
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    if pair is not None:
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
+        socket.setsockopt(zmq.ZAP_DOMAIN, b"bus")
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no handler, no connection
     try:
         socket.bind(address)
     except zmq.ZMQError:
@@ -34,13 +44,22 @@ def bus_router(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Soc
     return socket
 
 
-def bus_dealer(context: zmq.Context[zmq.Socket[bytes]], address: str, incarnation: str) -> zmq.Socket[bytes]:
-    """Return a DEALER connected to `address`; its routing id is the incarnation of this peer."""
+def bus_dealer(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, incarnation: str, credentials: Credentials | None = None
+) -> zmq.Socket[bytes]:
+    """Return a DEALER connected to `address`; its routing id is the incarnation of this peer.
+
+    Without `credentials` it speaks plain text, which a neuron with keys does not answer, and the other way round.
+    """
     socket = _configure(context.socket(zmq.DEALER))
     socket.setsockopt(zmq.ROUTING_ID, incarnation.encode())
     socket.setsockopt(zmq.IMMEDIATE, 1)  # queue only on a live connection: nothing stale runs after a reconnect
     socket.setsockopt(zmq.RECONNECT_IVL, 50)  # ms
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)  # a neuron that comes back is picked up within a second
+    if credentials is not None:
+        socket.setsockopt(zmq.CURVE_SERVERKEY, credentials.neuron)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, credentials.pair.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, credentials.pair.secret)
     socket.connect(address)
     return socket
 
@@ -55,6 +74,12 @@ def _configure(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
     return socket
 
 
+def receive_with_user(socket: zmq.Socket[bytes]) -> list[bytes]:
+    """Receive as recv_multipart does, with the sender's User-Id of the handshake before the frames."""
+    frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
+    return [str(frames[-1].get("User-Id")).encode(), *(frame.bytes for frame in frames)]
+
+
 class Channel:
     """A socket on the running asyncio loop: `handle(frames)` is called for each message; sending never waits.
 
@@ -63,8 +88,15 @@ class Channel:
     price of a receive that finds nothing.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], handle: Callable[[list[bytes]], None]) -> None:
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        handle: Callable[[list[bytes]], None],
+        receive: Callable[[], list[bytes]] | None = None,
+    ) -> None:
+        """`receive`: instead of a plain recv_multipart."""
         self._socket = socket
+        self._receive = receive or partial(socket.recv_multipart, zmq.DONTWAIT)
         self._handle = handle
         self._loop = asyncio.get_running_loop()
         self._is_draining = False
@@ -107,7 +139,7 @@ class Channel:
                 if self._is_closed or not self._has_message():
                     return
                 try:
-                    self._handle(self._socket.recv_multipart(zmq.DONTWAIT))
+                    self._handle(self._receive())
                 except Exception:
                     # One bad message must not end the loop that serves all the others.
                     log.exception("message handler failed")

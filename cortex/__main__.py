@@ -7,7 +7,7 @@ from pathlib import Path
 from common import revision
 from common.errors import ConfigError
 from common.revision import ShowVersion
-from cortex.cli import orders
+from cortex.cli import keys, orders
 
 DEFAULT_CONFIGS = ("/etc/cortex/cortex.toml", "/etc/cortex/cortex.yaml")
 
@@ -68,6 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--config", type=Path, metavar="FILE", help=f"default: {' or '.join(DEFAULT_CONFIGS)}")
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
+    keys.add_parsers(commands, f"default: {' or '.join(DEFAULT_CONFIGS)}")
+
     importing = commands.add_parser(
         "import",
         help="profiles and aliases from another program's file",
@@ -89,6 +91,11 @@ def main() -> int:
         match arguments.command:
             case "serve":
                 return _serve(arguments.config or find_config())
+            case "keygen":
+                return keys.run_keygen(arguments.config or find_config())
+            case "trust":
+                config = arguments.config or find_config()
+                return keys.run_trust(config, arguments.name, arguments.key, replace=arguments.replace)
             case "version":
                 print(revision.describe("cortex"))
                 return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from common.catalogue import Catalogue, find_catalogue, load_catalogue
+from cortex.bus_keys import read_bus_keys
 from cortex.settings import CortexSettings, admin_keys, load_settings
 
 
@@ -17,6 +18,7 @@ class Configuration:
         self.file = config_file.absolute()
         self.settings: CortexSettings = load_settings(config_file)
         self.admin_keys = admin_keys(self.settings, config_file)
+        self.bus_keys = read_bus_keys(config_file)
         self.models_file = find_catalogue(config_file, self.settings.models_config)
         self.catalogue = Catalogue() if self.models_file is None else load_catalogue(self.models_file)
         self.created = int(time.time())
@@ -32,4 +34,6 @@ class Configuration:
                 names.append(section)
         if self.admin_keys != other.admin_keys and "gateway.admin_keys" not in names:
             names.append("gateway.admin_keys")
+        if self.bus_keys != other.bus_keys:
+            names.append("known_neurons")
         return [n for n in names if n != "models_config"]

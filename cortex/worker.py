@@ -74,7 +74,12 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         configuration = self._configuration
-        fleet = BusFleet(configuration.settings, configuration.catalogue, created=configuration.created)
+        fleet = BusFleet(
+            configuration.settings,
+            configuration.catalogue,
+            created=configuration.created,
+            keys=configuration.bus_keys,
+        )
         try:
             await fleet.open()
             apps = self._make_apps(fleet)

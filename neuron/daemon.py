@@ -17,8 +17,10 @@ import zmq
 from common.catalogue import Catalogue
 from common.errors import ConfigError, RequestError
 from common.ids import new_incarnation
+from common.keys import fingerprint, read_pair
 from common.sdnotify import ServiceManager
 from neuron.broker.bus import Bus
+from neuron.broker.gate import Gate
 from neuron.discovery import Device
 from neuron.exposition import serving
 from neuron.models.hub_cache import cache_folder
@@ -59,6 +61,7 @@ class Daemon:
         """`base`: the configuration file's folder, where relative paths start."""
         self._settings = settings
         self._devices = {d.uuid: d for d in devices}
+        self._keys = base / settings.keys_dir
         self._state_file = find_state_file(settings.state_dir)
         self._model_dirs = [base / d for d in settings.model_dirs]
         self._hub_cache = cache_folder(base / settings.hub_cache if settings.hub_cache else None)
@@ -79,14 +82,22 @@ class Daemon:
         self._ended: asyncio.Future[int] = self._loop.create_future()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
+            gate = self._make_gate(context)
             try:
-                self._bus = Bus(context, self._settings.endpoint.zmq, self._post)
+                self._bus = Bus(context, self._settings.endpoint.zmq, self._post, gate)
             except zmq.ZMQError as error:
+                if gate is not None:
+                    gate.close()
                 raise ConfigError(f"listen: {self._settings.endpoint}: {error.strerror}") from None
             self._children = Children(self._child_exited)
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._ask_to_stop)
             log.info("%s listens on %s", self._settings.name, self._settings.endpoint)
+            if gate is not None:
+                log.info("its key is %s, %s", gate.pair.public.hex(), fingerprint(gate.pair.public))
+            elif not self._settings.endpoint.is_loopback:
+                log.warning("security: plaintext; everybody who can reach %s can use and steer this host",
+                            self._settings.endpoint)  # fmt: skip
             saved = read_state(self._state_file) if self._state_file is not None else None
             self._post(events.Started(saved, time.time()))
             lookout = Lookout(Library(self._model_dirs, self._hub_cache), self._found)
@@ -115,6 +126,17 @@ class Daemon:
         within_s = settings.drain_s + settings.watchdog.term_s + STOP_MARGIN_S
         self._manager.stopping("waiting for running jobs", within_s)
         self._post(events.StopAsked())
+
+    def _make_gate(self, context: "zmq.Context[zmq.Socket[bytes]]") -> Gate | None:
+        if self._settings.is_plain:
+            return None
+        key = self._keys / "neuron.key"
+        if not key.exists():
+            raise ConfigError(
+                f"{key}: is missing, and {self._settings.endpoint} asks for one; run `neuron keygen`, "
+                "or, where nobody else is on the network, set security: plaintext"
+            )
+        return Gate(context, read_pair(key), self._keys / "authorized_keys")
 
     def _found(self, models: list[Found]) -> None:
         """Take what the lookout reports from its thread."""

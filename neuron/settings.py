@@ -105,6 +105,11 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     """Address of the bus, for gateways and neuronctl."""
     metrics_listen: str | None = None
     """Address of this host's own metrics. Unset: none are served here; the gateway's show every neuron."""
+    security: Literal["curve", "plaintext"] | None = None
+    """curve: encrypted, for authorised keys only. plaintext: for everybody who can connect, so only for a network where
+    nobody else is. Unset: plaintext on loopback, curve on any other address."""
+    keys_dir: str = "keys"
+    """Folder, from this file on, of neuron.key (`neuron keygen`) and authorized_keys (`neuronctl authorize`)."""
     devices: Literal["auto"] | list[DeviceEntry] = "auto"
     model_dirs: list[str] = msgspec.field(default_factory=lambda: ["/var/lib/neuron/models"])
     """Folders that sources without a kind are looked for in, and that are searched for models nobody described."""
@@ -146,6 +151,11 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     def metrics_endpoint(self) -> Endpoint | None:
         """`metrics_listen`, parsed."""
         return None if self.metrics_listen is None else parse_endpoint(self.metrics_listen, "metrics_listen")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the bus speaks plain text, to everybody."""
+        return self.security == "plaintext" or (self.security is None and self.endpoint.is_loopback)
 
 
 def load_settings(path: Path) -> NeuronSettings:

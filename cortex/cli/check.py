@@ -32,7 +32,12 @@ def check(config_file: Path, explained: str | None) -> int:
 
 async def _look(configuration: Configuration) -> list[Node]:
     """Connect as a gateway does, and return the neurons with what they told."""
-    fleet = BusFleet(configuration.settings, configuration.catalogue, created=configuration.created)
+    fleet = BusFleet(
+        configuration.settings,
+        configuration.catalogue,
+        created=configuration.created,
+        keys=configuration.bus_keys,
+    )
     try:
         await fleet.open()
         return fleet.view()

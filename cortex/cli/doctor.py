@@ -15,6 +15,7 @@ from common.codec import decode_from_neuron, encode
 from common.endpoint import Endpoint
 from common.errors import ConfigError, ProtocolError
 from common.ids import new_incarnation
+from common.keys import Credentials
 from common.messages import PROTOCOL_VERSION, Hello, NodeState, Refused
 from common.sockets import bus_dealer
 from cortex.configuration import Configuration
@@ -57,7 +58,7 @@ def examine(config: Path) -> Iterator[Finding]:
     if not configuration.settings.neurons:
         yield Finding("failure", "neurons", "none is configured", "add a [[neurons]] section with name and endpoint")
     for name, endpoint in configuration.settings.neuron_endpoints().items():
-        yield from _neuron(f"neuron {name}", endpoint)
+        yield from _neuron(f"neuron {name}", endpoint, configuration.bus_keys.credentials(name))
 
 
 def _gateway(listen: Endpoint) -> Finding:
@@ -70,16 +71,16 @@ def _gateway(listen: Endpoint) -> Finding:
     return check_version("gateway", str(version))
 
 
-def _neuron(subject: str, endpoint: Endpoint) -> Iterator[Finding]:
+def _neuron(subject: str, endpoint: Endpoint, credentials: Credentials | None) -> Iterator[Finding]:
     """Say Hello to a neuron as neuronctl does, and judge its state."""
     incarnation = new_incarnation()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    link = bus_dealer(context, endpoint.zmq, incarnation)
+    link = bus_dealer(context, endpoint.zmq, incarnation, credentials)
     try:
         hello = Hello(version=PROTOCOL_VERSION, incarnation=incarnation, role="admin", name="cortex doctor")
         wait_ms = int(ANSWER_S * 1000)
         if not link.poll(wait_ms, zmq.POLLOUT):
-            remedy = "is it running, does it listen beyond loopback (listen: in neuron.yaml), is the port open?"
+            remedy = "is it running, is `listen` beyond loopback, is the port open, is the key known?"
             yield Finding("failure", subject, f"{endpoint} cannot be reached", remedy)
             return
         link.send(encode(hello))

@@ -11,6 +11,7 @@ from msgspec import structs
 from common.catalogue import Catalogue
 from common.ids import new_incarnation
 from common.messages import Job
+from cortex.bus_keys import BusKeys
 from cortex.fleet import errands, listing, prefix
 from cortex.fleet.calls import JobCall
 from cortex.fleet.contract import Health, Order, Verb
@@ -32,7 +33,9 @@ SETTLE_S = 1.0
 class BusFleet:
     """Implements contract.Fleet over the bus. To be made and used on one running event loop, after any fork."""
 
-    def __init__(self, settings: CortexSettings, catalogue: Catalogue, *, created: int) -> None:
+    def __init__(
+        self, settings: CortexSettings, catalogue: Catalogue, *, created: int, keys: BusKeys | None = None
+    ) -> None:
         """`created`: what /v1/models gives as the models' time, seconds since 1970."""
         self._catalogue = catalogue
         self._created = created
@@ -54,6 +57,7 @@ class BusFleet:
                 eviction=settings.eviction_message(),
                 jobs=self.jobs,
                 clock=loop.time,
+                credentials=keys.credentials(name) if keys is not None else None,
             )
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._ticker: asyncio.Task[None] | None = None

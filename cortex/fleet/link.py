@@ -16,6 +16,7 @@ from common.codec import decode_from_neuron, encode
 from common.endpoint import Endpoint
 from common.errors import Code, ProtocolError, RequestError
 from common.ids import new_job_id
+from common.keys import Credentials
 from common.log import fields
 from common.messages import (
     PROTOCOL_VERSION,
@@ -53,6 +54,9 @@ HELLO_S = 1.0
 """Between Hellos that are not answered."""
 REFUSED_S = 5.0
 """Between Hellos to a neuron that speaks another protocol: it may be updated."""
+REOPEN_S = 2.0
+"""Between sockets to a neuron that takes no connection: after a refused handshake libzmq does not try again by itself,
+and the key may be authorised meanwhile."""
 QUIET_S = 1.0
 """After this much silence the neuron is asked for its health."""
 SUSPECT_S = 3.0
@@ -95,18 +99,22 @@ class Link:
         eviction: Eviction,
         jobs: Jobs,
         clock: Callable[[], float],
+        credentials: Credentials | None = None,
     ) -> None:
-        """`incarnation`: of this gateway process. `clock`: monotonic seconds."""
+        """`incarnation`: of this gateway process. `clock`: monotonic seconds. `credentials`: None is plain text."""
         self.node = Node(name, str(endpoint))
         self.undecodable = 0
         """Frames that were no messages."""
         self._endpoint = endpoint
+        self._credentials = credentials
         self._hello = Hello(
             version=PROTOCOL_VERSION, incarnation=incarnation, role="gateway", name="cortex", eviction=eviction
         )
         self._jobs = jobs
         self._clock = clock
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._channel: Channel | None = None
+        self._connected_at = -1e9
         self._is_greeted = False
         """A full state has answered the last Hello."""
         self._is_name_checked = False
@@ -121,7 +129,15 @@ class Link:
     def open(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
         """Connect; tick() does the rest."""
         self._opened_at = self._heard_at = self._clock()
-        self._channel = Channel(bus_dealer(context, self._endpoint.zmq, self._hello.incarnation), self._receive)
+        self._context = context
+        self._connect(context)
+
+    def _connect(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+        if self._channel is not None:
+            self._channel.close()
+        self._connected_at = self._clock()
+        dealer = bus_dealer(context, self._endpoint.zmq, self._hello.incarnation, self._credentials)
+        self._channel = Channel(dealer, self._receive)
 
     def close(self) -> None:
         """Tell the neuron that nothing is wanted any more, and disconnect."""
@@ -136,8 +152,11 @@ class Link:
         now, node = self._clock(), self.node
         if not self._is_greeted:
             wait_s = REFUSED_S if node.link is LinkState.REFUSED else HELLO_S
-            if now - self._hello_at >= wait_s and self._send(self._hello):
-                self._hello_at = now
+            if now - self._hello_at >= wait_s:
+                if self._send(self._hello):
+                    self._hello_at = now
+                elif self._context is not None and now - self._connected_at >= REOPEN_S:
+                    self._connect(self._context)
             if not node.is_known and not self._is_absence_told and now - self._opened_at >= HELLO_S:
                 self._is_absence_told = True
                 log.warning("neuron %s at %s does not answer; waiting for it", node.name, node.endpoint)
@@ -311,12 +330,14 @@ class Link:
 
     def _refuse(self, why: str) -> None:
         node = self.node
-        if node.link is not LinkState.REFUSED:
-            log.error("neuron %s at %s refuses this gateway: %s", node.name, node.endpoint, why)
-            self._give_up(f"neuron {node.name} refuses this gateway")
+        is_news = node.link is not LinkState.REFUSED
         self._is_greeted = False
         self._hello_at = self._clock()
+        # Before its jobs are given up, which else would be sent to it again.
         node.link, node.error = LinkState.REFUSED, why
+        if is_news:
+            log.error("neuron %s at %s refuses this gateway: %s", node.name, node.endpoint, why)
+            self._give_up(f"neuron {node.name} refuses this gateway")
 
     def _suspect(self, why: str) -> None:
         if self.node.link is LinkState.UP:

@@ -19,7 +19,7 @@ class LinkState(StrEnum):
     | DOWN | no | failed as lost when it went down |
     | UP | yes | run |
     | SUSPECT | no | left alone |
-    | REFUSED | no | none: it speaks another protocol |
+    | REFUSED | no | none: another protocol, or a key it does not accept |
     """
 
     DOWN = "down"

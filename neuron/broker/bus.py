@@ -17,9 +17,10 @@ import msgspec
 import zmq
 
 from common.codec import decode_from_prep, decode_from_worker, decode_to_neuron, encode
-from common.errors import ProtocolError
-from common.messages import TOKENS_FRAME, FromNeuron, Go, Hold, ToPrep, ToWorker
-from common.sockets import Channel, bus_router
+from common.errors import Code, ProtocolError, RequestError
+from common.messages import TOKENS_FRAME, FromNeuron, Go, Hold, Refused, ToPrep, ToWorker
+from common.sockets import Channel, bus_router, receive_with_user
+from neuron.broker.gate import Gate
 from neuron.broker.line import Line
 from neuron.discovery import ProbeReading
 from neuron.supervisor.events import Event, PeerLost, PeerSaid, PrepSaid, ProbeRead, WorkerSaid
@@ -32,13 +33,24 @@ FLUSH_S = 0.005
 """Between attempts to send to held gateways."""
 COMPLAINT_S = 5.0
 """Undecodable frames are logged no more often than this."""
+RELOAD_S = 0.5
+"""Between looks at authorized_keys."""
 
 
 class Bus:
     """The socket, the lines, and the frames that wait."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", listen: str, post: Callable[[Event], None]) -> None:
-        """Bind the public socket; `post` takes every event. Raises zmq.ZMQError, for example EADDRINUSE."""
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        listen: str,
+        post: Callable[[Event], None],
+        gate: Gate | None = None,
+    ) -> None:
+        """Bind the public socket; `post` takes every event. Raises zmq.ZMQError, for example EADDRINUSE.
+
+        `gate`: who may speak; None: everybody, in plain text.
+        """
         self._post = post
         self._loop = asyncio.get_running_loop()
         self._lines: dict[str, Line] = {}
@@ -48,13 +60,24 @@ class Bus:
         self._complained_at = 0.0
         self.undecodable = 0
         """Frames from either side that were no messages."""
-        self._public = Channel(bus_router(context, listen), self._from_peer)
+        self._reload_timer: asyncio.TimerHandle | None = None
+        self._gate = gate
+        if gate is None:
+            self._public = Channel(bus_router(context, listen), self._from_peer)
+        else:
+            router = bus_router(context, listen, gate.pair)
+            self._public = Channel(router, partial(self._from_key, gate), partial(receive_with_user, router))
+            self._reload_keys(gate)
 
     def close(self) -> None:
         """Close the public socket and all lines."""
         if self._flush_timer is not None:
             self._flush_timer.cancel()
+        if self._reload_timer is not None:
+            self._reload_timer.cancel()
         self._public.close()
+        if self._gate is not None:
+            self._gate.close()
         for line in self._lines.values():
             line.close()
 
@@ -140,6 +163,33 @@ class Bus:
             self._post(PeerSaid(_name(frames[0]), decode_to_neuron(frames[1])))
         except ProtocolError as error:
             self._complain("a peer", error)
+
+    def _from_key(self, gate: Gate, frames: list[bytes]) -> None:
+        """Take a message whose sender is known by key: `[user, routing id, message]`."""
+        try:
+            user = _name(frames[0])
+            if not gate.knows(user):
+                return  # revoked since its handshake; it was told once
+            if len(frames) != 3:
+                raise ProtocolError(f"{len(frames) - 2} frames instead of one")
+            peer, message = _name(frames[1]), decode_to_neuron(frames[2])
+            try:
+                gate.judge(user, peer, message)
+            except RequestError as error:
+                log.warning("peer %s: %s", peer[:8], error.message)
+                request = getattr(message, "request", None)
+                self.send_peer(peer, Refused(request=request, code=error.code, message=error.message))
+                return
+            self._post(PeerSaid(peer, message))
+        except ProtocolError as error:
+            self._complain("a peer", error)
+
+    def _reload_keys(self, gate: Gate) -> None:
+        for peer in gate.reload():
+            text = "this key was revoked, or has another role now"
+            self.send_peer(peer, Refused(code=Code.PERMISSION_DENIED, message=text))
+            self._give_up(peer, "its key was revoked or changed")
+        self._reload_timer = self._loop.call_later(RELOAD_S, self._reload_keys, gate)
 
     def _from_worker(self, worker: str, parts: list[bytes]) -> None:
         try:

@@ -3,10 +3,12 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from common import __version__
 from common.endpoint import parse_endpoint
 from common.errors import ConfigError, HelexaError
+from common.keys import Credentials, parse_key, read_pair
 from neuron.ctl.client import NeuronClient, NoAnswer
 from neuron.ctl.commands import COMMANDS
 
@@ -21,6 +23,8 @@ examples:
   neuronctl pull hf:ORG/REPO:Q4_K_M        fetch a model to this host; models ls --disk shows what is there
   neuronctl load smollm2-135m-instruct --device CPU-1
   neuronctl drain --device CPU-1           finish its jobs, take no new ones, end its worker
+  neuronctl --key /etc/neuron/keys/neuron.key status      where the bus is encrypted: root, on the host itself
+  neuronctl authorize gateway KEY cortex   let a gateway in; revoke KEY ends that at once
   neuronctl restart CPU-1                  a new worker process; its models are loaded again
 
 exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 nobody answers
@@ -34,6 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     shared.add_argument("--endpoint", metavar="ADDRESS", help=f"default: $NEURON_ENDPOINT, else {DEFAULT_ENDPOINT}")
     shared.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="silence that is accepted (default: 5)")
+    shared.add_argument(
+        "--key", dest="key_file", metavar="FILE", help="secret key, yours or the neuron's; default: $NEURON_KEY"
+    )
+    shared.add_argument("--neuron-key", metavar="KEY", help="its public key; default: $NEURON_PUBLIC_KEY, else --key's")
     shared.add_argument("--json", action="store_true", help="print JSON")
     parser = argparse.ArgumentParser(
         prog="neuronctl",
@@ -57,6 +65,15 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _credentials(arguments: argparse.Namespace) -> Credentials | None:
+    file = getattr(arguments, "key_file", os.environ.get("NEURON_KEY"))
+    if not file:
+        return None
+    pair = read_pair(Path(file))
+    text = getattr(arguments, "neuron_key", os.environ.get("NEURON_PUBLIC_KEY"))
+    return Credentials(pair, parse_key(text, "--neuron-key") if text else pair.public)
+
+
 def main() -> int:
     """Run the program; return its exit status."""
     arguments = build_parser().parse_args()
@@ -65,7 +82,7 @@ def main() -> int:
         endpoint = parse_endpoint(
             getattr(arguments, "endpoint", os.environ.get("NEURON_ENDPOINT", DEFAULT_ENDPOINT)), "--endpoint"
         )
-        with NeuronClient(endpoint, getattr(arguments, "timeout", 5.0)) as client:
+        with NeuronClient(endpoint, getattr(arguments, "timeout", 5.0), _credentials(arguments)) as client:
             command.run(client, arguments, as_json=getattr(arguments, "json", False))
     except NoAnswer as error:
         print(f"neuronctl: {error}", file=sys.stderr)

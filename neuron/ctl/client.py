@@ -11,6 +11,7 @@ from common.codec import decode_from_neuron, encode
 from common.endpoint import Endpoint
 from common.errors import Code, HelexaError
 from common.ids import new_incarnation, new_request_id
+from common.keys import Credentials
 from common.messages import (
     PROTOCOL_VERSION,
     FromNeuron,
@@ -41,13 +42,13 @@ class RequestRefused(HelexaError):
 class NeuronClient:
     """One connection; use as a context manager."""
 
-    def __init__(self, endpoint: Endpoint, timeout_s: float = 5.0) -> None:
-        """`timeout_s`: how long the neuron may be silent."""
+    def __init__(self, endpoint: Endpoint, timeout_s: float = 5.0, credentials: Credentials | None = None) -> None:
+        """`timeout_s`: how long the neuron may be silent. Without `credentials` in plain text."""
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._incarnation = new_incarnation()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = bus_dealer(self._context, endpoint.zmq, self._incarnation)
+        self._socket = bus_dealer(self._context, endpoint.zmq, self._incarnation, credentials)
         self._is_greeted = False
 
     def __enter__(self) -> "NeuronClient":
@@ -116,8 +117,8 @@ class NeuronClient:
 
     def _silence(self) -> NoAnswer:
         return NoAnswer(
-            f"no neuron answers at {self._endpoint} within {self._timeout_s:g} s; is it running? "
-            "(systemctl status neuron)"
+            f"no neuron answers at {self._endpoint} within {self._timeout_s:g} s; is it running "
+            "(systemctl status neuron), and does it know this key (--key; none: plain text)?"
         )
 
 

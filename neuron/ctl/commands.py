@@ -40,7 +40,7 @@ from common.messages import (
     Version,
     VersionReply,
 )
-from neuron.ctl import disk, doctor
+from neuron.ctl import access, disk, doctor
 from neuron.ctl.client import NeuronClient, plain
 
 Question = Callable[[str, argparse.Namespace], msgspec.Struct]
@@ -218,6 +218,9 @@ COMMANDS: dict[str, Command | LocalCommand | ModelsCommand] = {
     "models": ModelsCommand(),
     "doctor": LocalCommand("what keeps this host from serving, and what to do", doctor.run, doctor.add_arguments),
     "pull": LocalCommand("fetch a model from Hugging Face to this host", disk.run_pull, _pull_arguments),
+    "authorize": LocalCommand("let a key speak to this neuron", access.run_authorize, access.add_authorize),
+    "revoke": LocalCommand("let a key in no more", access.run_revoke, access.add_revoke),
+    "keys": LocalCommand("this neuron's key, and those it lets in", access.run_keys, access.add_config),
     "devices": Command(
         "devices, also those that are not served",
         lambda r, a: Discover(request=r),

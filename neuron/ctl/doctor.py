@@ -160,9 +160,9 @@ def find_barrier(folder: Path, uid: int, groups: set[int]) -> Path | None:
 
 
 def _service(client: NeuronClient, settings: NeuronSettings) -> Iterator[Finding]:
-    if settings.endpoint.host not in ("127.0.0.1", "localhost", "[::1]"):
+    if settings.is_plain and not settings.endpoint.is_loopback:
         yield Finding("warning", "listen", f"the bus is open to others at {settings.endpoint}, without encryption",
-                      "let only the gateways reach this port: a firewall, WireGuard, or a private network")  # fmt: skip
+                      "remove security: plaintext, or let only gateways reach this port (firewall)")  # fmt: skip
     try:
         version = client.ask(lambda r: Version(request=r), VersionReply)
         models = client.ask(lambda r: Models(request=r), ModelsReply).models

@@ -19,6 +19,7 @@ import psutil
 import yaml
 
 from common.endpoint import Endpoint
+from common.keys import Credentials, make_pair
 from common.messages import Status, StatusReply
 from neuron.ctl.client import NeuronClient, NoAnswer, plain
 
@@ -163,6 +164,10 @@ class Neuron(Daemon):
             **settings,
         }
         (folder / "neuron.yaml").write_text(yaml.safe_dump(config))
+        self.credentials: Credentials | None = None
+        if settings.get("security") == "curve":
+            pair = make_pair(folder / "keys" / "neuron.key")
+            self.credentials = Credentials(pair, pair.public)
         super().__init__(folder, ["neuron", "--config", str(folder / "neuron.yaml")])
 
     @property
@@ -186,7 +191,7 @@ class Neuron(Daemon):
 
     def status(self, timeout_s: float = 5.0) -> dict[str, Any]:
         """Return its StatusReply as plain data."""
-        with NeuronClient(Endpoint("127.0.0.1", self.port), timeout_s) as client:
+        with NeuronClient(Endpoint("127.0.0.1", self.port), timeout_s, self.credentials) as client:
             reply: dict[str, Any] = plain(client.ask(lambda r: Status(request=r), StatusReply))
             return reply
 

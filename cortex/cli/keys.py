@@ -1,0 +1,47 @@
+"""`cortex keygen` and `cortex trust`: who this gateway is to its neurons, and who they are."""
+
+import argparse
+from pathlib import Path
+
+from common.errors import ConfigError
+from common.keys import fingerprint, make_pair, parse_key, read_pair
+from cortex.bus_keys import KEY_FILE, KNOWN_FILE, trust
+from cortex.settings import load_settings
+
+
+def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", config_help: str) -> None:
+    """Add both commands."""
+    text = "make this gateway's key, or show it"
+    keygen = commands.add_parser("keygen", help=text, description=text.capitalize() + ".")
+    accept = commands.add_parser(
+        "trust",
+        help="accept a neuron's key",
+        description="Store a neuron's public key beside the configuration; no other is accepted at its address.",
+    )
+    accept.add_argument("name", metavar="NAME", help="as the configuration names it")
+    accept.add_argument("key", metavar="KEY", help="as `neuron keygen` prints it on that host")
+    accept.add_argument("--replace", action="store_true", help="also where another key was accepted before")
+    for command in (keygen, accept):
+        command.add_argument("--config", type=Path, metavar="FILE", help=config_help)
+
+
+def run_keygen(config: Path) -> int:
+    """Make the key if there is none; print what a neuron needs to be told."""
+    path = config.resolve().parent / KEY_FILE
+    pair = read_pair(path) if path.exists() else make_pair(path)
+    print(f"{path}: {fingerprint(pair.public)}\non each neuron: neuronctl authorize gateway {pair.public.hex()} cortex")
+    return 0
+
+
+def run_trust(config: Path, name: str, key: str, *, replace: bool) -> int:
+    """Accept a neuron's key. Raises ConfigError."""
+    names = load_settings(config).neuron_endpoints()
+    if name not in names:
+        raise ConfigError(f"{config}: there is no neuron {name}; it names {', '.join(names) or 'none'}")
+    public = parse_key(key, "KEY")
+    folder = config.resolve().parent
+    trust(folder / KNOWN_FILE, name, public, replace=replace)
+    if not (folder / KEY_FILE).exists():
+        run_keygen(config)
+    print(f"neuron {name} is {fingerprint(public)}; restart the gateway to apply it")
+    return 0

@@ -1,0 +1,147 @@
+"""Key files, authorized_keys and known_neurons."""
+
+from pathlib import Path
+
+import pytest
+
+from common.endpoint import parse_endpoint
+from common.errors import ConfigError
+from common.keys import make_pair, parse_key, read_pair
+from common.messages import Beat, Claim, Hello, Load, Status, Submit
+from cortex.bus_keys import BusKeys, read_bus_keys, read_known, trust
+from cortex.configuration import Configuration
+from neuron.broker.authorized import ALLOWED, authorize, read_authorized, revoke
+from neuron.settings import NeuronSettings
+
+ONE, TWO = "ab" * 32, "cd" * 32
+USERS_OWN = """\
+[gateway]
+listen = "0.0.0.0:31313"
+metrics_listen = "0.0.0.0:31314"
+
+[eviction]
+strategy = "lru"            # lru | priority
+defrag_after_cycles = 50
+
+[[neurons]]
+name = "beast"
+endpoint = "http://beast.internal:13131"
+
+[[neurons]]
+name = "benjy"
+endpoint = "http://benjy.internal:13131"
+"""
+
+
+def test_a_pair_is_for_its_owner_only_and_is_never_shown(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "neuron.key"
+    pair = make_pair(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read_pair(path) == pair
+    assert pair.secret.hex() not in repr(pair)
+    assert repr(pair.secret) not in repr(pair)
+    with pytest.raises(ConfigError, match="there is a key already"):
+        make_pair(path)
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        read_pair(path)
+
+
+@pytest.mark.parametrize("text", ["", "ab" * 31, "xy" * 32, "é" * 64])
+def test_a_broken_key_is_named(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"KEY: .* is not a public key"):
+        parse_key(text, "KEY")
+    path = tmp_path / "k"
+    path.write_text(text)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match="holds no secret key"):
+        read_pair(path)
+
+
+def test_authorized_keys_keeps_comments_and_one_role_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "authorized_keys"
+    assert read_authorized(path) == {}
+    authorize(path, "gateway", ONE, "cortex on benjy")
+    path.write_text("# ours\n" + path.read_text())
+    authorize(path, "observer", TWO.upper(), "")
+    authorize(path, "admin", ONE, "now an admin")
+    assert read_authorized(path) == {ONE: "admin", TWO: "observer"}
+    assert path.read_text() == f"# ours\nobserver {TWO}\nadmin {ONE} now an admin\n"
+    assert revoke(path, TWO)
+    assert not revoke(path, TWO)
+    assert read_authorized(path) == {ONE: "admin"}
+
+
+@pytest.mark.parametrize("line", ["root " + ONE, "admin", "admin 12", ONE])
+def test_a_mistake_in_authorized_keys_names_its_line_and_is_not_built_upon(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "authorized_keys"
+    path.write_text(f"admin {TWO}\n{line}\n")
+    with pytest.raises(ConfigError, match="authorized_keys:2"):
+        read_authorized(path)
+    with pytest.raises(ConfigError, match="authorized_keys:2"):
+        authorize(path, "admin", ONE, "")
+    assert ONE not in path.read_text() or ONE in line
+
+
+def test_roles_are_nested() -> None:
+    assert ALLOWED["observer"] < ALLOWED["admin"] < ALLOWED["gateway"]
+    assert {Hello, Status} <= ALLOWED["observer"]
+    assert Load in ALLOWED["admin"] - ALLOWED["observer"]
+    assert {Submit, Claim, Beat} <= ALLOWED["gateway"] - ALLOWED["admin"]
+
+
+def test_a_changed_key_of_a_neuron_is_refused_with_the_command_that_accepts_it(tmp_path: Path) -> None:
+    path = tmp_path / "known_neurons"
+    trust(path, "beast", bytes.fromhex(ONE), replace=False)
+    trust(path, "benjy", bytes.fromhex(ONE), replace=False)
+    trust(path, "beast", bytes.fromhex(ONE), replace=False)
+    with pytest.raises(ConfigError, match=f"cortex trust beast {TWO} --replace"):
+        trust(path, "beast", bytes.fromhex(TWO), replace=False)
+    trust(path, "beast", bytes.fromhex(TWO), replace=True)
+    assert read_known(path) == {"beast": bytes.fromhex(TWO), "benjy": bytes.fromhex(ONE)}
+
+
+def test_a_gateway_that_knows_keys_needs_its_own(tmp_path: Path) -> None:
+    config = tmp_path / "cortex.toml"
+    assert read_bus_keys(config) == BusKeys()
+    trust(tmp_path / "known_neurons", "beast", bytes.fromhex(ONE), replace=False)
+    with pytest.raises(ConfigError, match="cortex keygen"):
+        read_bus_keys(config)
+    pair = make_pair(tmp_path / "cortex.key")
+    keys = read_bus_keys(config)
+    credentials = keys.credentials("beast")
+    assert credentials is not None
+    assert (credentials.pair, credentials.neuron) == (pair, bytes.fromhex(ONE))
+    assert keys.credentials("benjy") is None
+
+
+def test_the_users_configuration_needs_no_key_more(tmp_path: Path) -> None:
+    config = tmp_path / "cortex.toml"
+    config.write_text(USERS_OWN)
+    assert Configuration(config).bus_keys == BusKeys()
+    make_pair(tmp_path / "cortex.key")
+    trust(tmp_path / "known_neurons", "beast", bytes.fromhex(ONE), replace=False)
+    configuration = Configuration(config)
+    assert configuration.bus_keys.credentials("beast") is not None
+    assert [str(e) for e in configuration.settings.neuron_endpoints().values()] == [
+        "beast.internal:13131", "benjy.internal:13131",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("listen", "security", "is_plain"),
+    [
+        ("tcp://127.0.0.1:13131", None, True),
+        ("tcp://localhost:13131", None, True),
+        ("tcp://[::1]:13131", None, True),
+        ("tcp://127.0.0.1:13131", "curve", False),
+        ("tcp://0.0.0.0:13131", None, False),
+        ("tcp://*:13131", None, False),
+        ("tcp://[::]:13131", None, False),
+        ("tcp://beast.internal:13131", None, False),
+        ("tcp://0.0.0.0:13131", "plaintext", True),
+    ],
+)  # fmt: skip
+def test_plain_text_beyond_loopback_only_where_it_is_asked_for(listen: str, security: str, is_plain: bool) -> None:
+    assert NeuronSettings(listen=listen, security=security).is_plain is is_plain  # type: ignore[arg-type]
+    assert parse_endpoint(listen, "listen").is_loopback is any(h in listen for h in ("127.", "localhost", "::1"))
