@@ -101,6 +101,8 @@ class Model(Protocol):
     """Numbers of sequences are below this; more than `parallel`, so that idle ones can stay."""
     state_key: str
     """What saved states depend on: the file, KV types, layout."""
+    attention_share: float
+    """What attention over one more cell adds to computing a token, as a share of that; 0 if memory is not of cells."""
 
     def warm_up(self) -> None:
         """Run one token, so that compiling kernels and touching weights is not the first request's to wait for."""

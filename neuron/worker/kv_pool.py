@@ -1,13 +1,14 @@
 """What lies in a model's KV cells: running sequences, and idle ones that new prompts continue from."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from neuron.worker.cells import Cells
 from neuron.worker.engine import MemoryKind, Model
 from neuron.worker.generation import Generation
 from neuron.worker.host_tier import PIECE_TOKENS, HostTier, Piece
+from neuron.worker.move_cost import MoveCost
 from neuron.worker.prefix_cache import PrefixCache, Resident, shared_length
 from neuron.worker.slots import Slots
 
@@ -20,11 +21,10 @@ SAVE_AFTER_S = 0.3
 LEAVE_AFTER_S = 3.0
 """Beside others who run, an idle sequence goes to host memory after this time. Attention passes over idle cells too,
 and by then that has cost about as much as the save does."""
-MOST_DEAR = 8.0
-"""A restore that took longer than so many prefills says something of the host, not of the next restore."""
-PASSED_OVER = 0.8
-"""What restoring is thought to cost shrinks by this each time that keeps it from being tried, or one slow restore would
-be the last one ever."""
+MAKE_WAY_S = 0.1
+"""Of sending idle sequences away for one newcomer; those who run wait for it."""
+ANSWER_TOKENS = 64
+"""As long an answer is counted on."""
 TAIL_TOKENS = 8
 """So far before a prompt's end a state is kept that cannot be cut: templates write an answer's first tokens anew."""
 
@@ -55,19 +55,20 @@ class KvPool:
         self._clock = clock
         self._is_cut = model.kind is MemoryKind.CELLS
         self._free = list(range(model.sequences - 2, -1, -1))
-        self._restore_s: float | None = None
-        """Seconds a restored token takes, over the last few hundred of them."""
+        self._cost = MoveCost()
 
     # ── coming and going ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def seat(self, generation: Generation, prefill_s: float | None) -> bool:
+    def seat(self, generation: Generation, prefill_s: float | None = None, waiting: Sequence[Generation] = ()) -> bool:
         """Give it a sequence and what is known of its tokens, if it may come in; False if not now.
 
-        `prefill_s` is what computing a token takes, None if unknown.
+        `prefill_s` is what computing a token takes, None if unknown; `waiting` are those who come in next.
         """
         is_alone = not self.slots.seated and generation.wants_the_same_again
         if is_alone:
             self._vacate()
+        elif prefill_s is not None and self._host.is_on and self.slots.free > 0 and len(self.cache):
+            self._make_way(generation, prefill_s, waiting)
         source, length = self._longest(generation)
         leader, following = self._leader(generation)
         leads = leader is not None and following >= length + GAIN_TOKENS
@@ -232,13 +233,8 @@ class KvPool:
         tokens = generation.tokens[:-1]
         pieces, length = self._host.match(self._model.state_key, tokens, whole=not self._is_cut)
         gain = length - generation.position
-        cost = (self._restore_s or 0.0) * (length if not self._is_cut else gain)
-        if gain < GAIN_TOKENS:
-            return
-        if prefill_s is not None and self._restore_s is not None and cost > gain * prefill_s:
-            self._restore_s = min(self._restore_s, MOST_DEAR * prefill_s) * PASSED_OVER
-            return
-        generation.pieces = [p for p in pieces if p.end > generation.position]
+        if gain >= GAIN_TOKENS and self._cost.pays(gain if self._is_cut else length, gain, prefill_s):
+            generation.pieces = [p for p in pieces if p.end > generation.position]
 
     def _plan_stops(self, generation: Generation) -> None:
         """Keep states where the prompt turns away from another one, and shortly before its end."""
@@ -289,14 +285,9 @@ class KvPool:
         if not has_room or not self._model.restore(generation.sequence, piece.data, start, end):
             generation.pieces.clear()
             return
-        self._learn_restore((self._clock() - began) / len(piece.tokens), len(piece.tokens))
+        self._cost.restored(self._clock() - began, len(piece.tokens))
         self.cells.extend(generation.sequence, end - start)
         generation.position = end
-
-    def _learn_restore(self, token_s: float, tokens: int) -> None:
-        """Average over pieces: the last one of a conversation is short, and its cells lie apart."""
-        known = token_s if self._restore_s is None else self._restore_s
-        self._restore_s = known + (token_s - known) * min(1.0, tokens / (2 * PIECE_TOKENS))
 
     def _keep(self, sequence: int, tokens: list[int]) -> None:
         """Make a resident of a sequence, unless another one holds all of it; drop those of which it holds all."""
@@ -325,7 +316,9 @@ class KvPool:
 
     def _save_piece(self, resident: Resident) -> None:
         start, end = self._next_piece(resident)
+        began = self._clock()
         data = self._model.save(resident.sequence, start, end)
+        self._cost.saved(self._clock() - began, end - start)
         key, tokens = self._model.state_key, resident.tokens[:end]
         is_kept = data is not None and self._host.add(key, tokens, start, data, whole=not self._is_cut)
         resident.saved = end if is_kept else len(resident.tokens)  # what is refused once would be refused again
@@ -346,6 +339,23 @@ class KvPool:
         """
         for resident in self.cache:
             self._evict(resident)
+
+    def _make_way(self, generation: Generation, prefill_s: float, waiting: Sequence[Generation]) -> None:
+        """Send idle sequences away that would cost the newcomer more than they cost to move.
+
+        Attention passes over everybody's cells, up to the last one in use, with each of its tokens. They have to go
+        before it comes: later it would lie behind the cells that they leave, and attention would pass over those.
+        """
+        source, length = self._longest(generation)
+        answer = min(generation.task.max_tokens - generation.output_n, ANSWER_TOKENS)
+        cell_s = prefill_s * self._model.attention_share * (generation.pending - length + answer)
+        if cell_s <= self._cost.both_ways(prefill_s):
+            return
+        wanted = {source, *(self._longest(g)[0] for g in waiting)}
+        until = self._clock() + MAKE_WAY_S
+        for resident in self.cache:
+            if resident.sequence not in wanted and self._clock() < until:
+                self._evict(resident)
 
     def _evict(self, resident: Resident) -> None:
         resident.saved = self._saved(resident.tokens)  # host memory may have let go of what it had

@@ -201,7 +201,7 @@ class Lane:
                 self._waiting.pop(0)
                 self._end_for_want_of_cells(generation)
                 continue
-            if not self.kv.seat(generation, self._pace.token_s(0)):
+            if not self.kv.seat(generation, self._pace.token_s(0), self._waiting[1 : self.slots.free]):
                 return
             self._waiting.pop(0)
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import llama_cpp
 from llama_cpp._ggml import libggml
@@ -25,6 +25,7 @@ from neuron.worker.engine import (
     LoadError,
     MemoryKind,
 )
+from neuron.worker.llama_batch import LlamaBatch
 from neuron.worker.llama_embedding import LlamaEmbedder, open_embedder
 from neuron.worker.llama_sampling import (
     ConstrainedSampler,
@@ -178,7 +179,7 @@ class LlamaEngine:
 
 
 class LlamaModel:
-    """A model, its context, and one batch that is filled anew for each decode."""
+    """A model and its context."""
 
     def __init__(
         self,
@@ -194,6 +195,7 @@ class LlamaModel:
         self.kind = kind
         self.sequences = sequences
         self.state_key = state_key
+        self.attention_share = _attention_share(model) if kind is MemoryKind.CELLS else 0.0
         self._window = int(llama_cpp.llama_model_n_swa(model))
         self._scratch = sequences - 1
         self._memory = llama_cpp.llama_get_memory(context)
@@ -207,27 +209,7 @@ class LlamaModel:
         self._pieces: dict[int, bytes] = {}
         self._shown_piece = partial(self.piece, is_shown=True)
         self._piece_buffer = ctypes.create_string_buffer(_PIECE_BYTES)
-        self._rows: list[int] = []
-        """By chunk of the last decode: the batch row of its last token."""
-        self._make_batch(sequences)
-
-    def _make_batch(self, sequences: int) -> None:
-        rows = CHUNK_TOKENS
-        self._tokens: Any = (ctypes.c_int32 * rows)()
-        self._positions: Any = (ctypes.c_int32 * rows)()
-        self._outputs: Any = (ctypes.c_int8 * rows)()
-        counts = (ctypes.c_int32 * rows)(*[1] * rows)
-        ids = (ctypes.c_int32 * sequences)(*range(sequences))
-        # Rows point at their sequence's id; as plain addresses, since a ctypes pointer each costs ten times that.
-        self._sequences = (ctypes.c_size_t * rows)()
-        self._addresses = [ctypes.addressof(ids) + 4 * i for i in range(sequences)]
-        self._batch = cast(Any, llama_cpp.llama_batch())
-        self._batch.token = ctypes.cast(self._tokens, ctypes.POINTER(ctypes.c_int32))
-        self._batch.pos = ctypes.cast(self._positions, ctypes.POINTER(ctypes.c_int32))
-        self._batch.n_seq_id = ctypes.cast(counts, ctypes.POINTER(ctypes.c_int32))
-        self._batch.seq_id = ctypes.cast(self._sequences, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
-        self._batch.logits = ctypes.cast(self._outputs, ctypes.POINTER(ctypes.c_int8))
-        self._keep = (counts, ids)
+        self._batch = LlamaBatch(sequences)
 
     def warm_up(self) -> None:
         """Run one token and forget it."""
@@ -237,25 +219,7 @@ class LlamaModel:
 
     def decode(self, chunks: Sequence[Chunk]) -> DecodeResult:
         """Compute the chunks. Raises InvalidBatch, DeviceLost."""
-        tokens, positions, outputs = self._tokens, self._positions, self._outputs
-        sequences, addresses, rows = self._sequences, self._addresses, self._rows
-        rows.clear()
-        end = 0
-        for sequence, position, chunk, wants_logits in chunks:
-            start, length = end, len(chunk)
-            end += length
-            if length == 1:
-                tokens[start], positions[start], sequences[start] = chunk[0], position, addresses[sequence]
-                outputs[start] = wants_logits
-            else:
-                tokens[start:end] = chunk
-                positions[start:end] = range(position, position + length)
-                sequences[start:end] = [addresses[sequence]] * length
-                outputs[start:end] = bytes(length)
-                outputs[end - 1] = wants_logits
-            rows.append(end - 1)
-        self._batch.n_tokens = end
-        result = llama_cpp.llama_decode(self._context, self._batch)
+        result = llama_cpp.llama_decode(self._context, self._batch.fill(chunks))
         if result == 0:
             llama_cpp.llama_synchronize(self._context)  # on a GPU decode returns before the work is done
             return DecodeResult.DONE
@@ -272,12 +236,12 @@ class LlamaModel:
         """Return a chain of llama.cpp's samplers that has seen the end of the prompt and all of the output."""
         chain = new_chain(self._vocab, stages, [*prompt, *output])
         if constraint is None:
-            return LlamaSampler(chain, self._context, self._rows)
+            return LlamaSampler(chain, self._context, self._batch.rows)
         try:
             return ConstrainedSampler(
                 chain,
                 self._context,
-                self._rows,
+                self._batch.rows,
                 self._vocab,
                 stages,
                 constraint,
@@ -290,7 +254,7 @@ class LlamaModel:
 
     def likelihoods(self, chunk: int, token: int, count: int) -> TokenLogprob:
         """Return what the model itself thought of the token after a chunk of the last decode, and the likeliest."""
-        return likelihoods(self._context, self._rows[chunk], self.vocabulary, token, count, self._shown_piece)
+        return likelihoods(self._context, self._batch.rows[chunk], self.vocabulary, token, count, self._shown_piece)
 
     def piece(self, token: int, *, is_shown: bool = False) -> bytes:
         """Return the token's text; empty for control tokens unless `is_shown`."""
@@ -380,6 +344,12 @@ def _memory_kind(model: Any) -> MemoryKind:
     if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
         return MemoryKind.STATE
     return MemoryKind.WINDOW if llama_cpp.llama_model_n_swa(model) > 0 else MemoryKind.CELLS
+
+
+def _attention_share(model: Any) -> float:
+    """Count multiplications: two products with a cell's heads in each layer, against one with each weight."""
+    width = llama_cpp.llama_model_n_embd(model) * llama_cpp.llama_model_n_layer(model)
+    return float(2 * width / llama_cpp.llama_model_n_params(model))
 
 
 def _sequences(kind: MemoryKind, parallel: int, idle: int) -> int:

@@ -24,13 +24,18 @@ class Slots:
         self._parallel = parallel
         self._cells = cells
 
+    @property
+    def free(self) -> int:
+        """How many more may be seated."""
+        return self._parallel - len(self.seated)
+
     def can_hold(self, generation: Generation) -> bool:
         """Say whether the pool could hold it if it were alone."""
         return len(generation.tokens) + 1 <= self._cells.total
 
     def can_seat(self, generation: Generation, source: int | None = None, shared: int = 0) -> bool:
         """Say whether it may come in now, with the cells of the first `shared` tokens of sequence `source`."""
-        if len(self.seated) >= self._parallel or not self.can_hold(generation):
+        if self.free <= 0 or not self.can_hold(generation):
             return False
         if not self.seated:
             return True

@@ -186,6 +186,39 @@ def test_an_idle_conversation_leaves_its_cells_while_others_run_and_comes_back(
     worker.check_books()
 
 
+def test_an_idle_conversation_makes_way_for_a_newcomer_whom_it_would_slow(worker: Harness) -> None:
+    load(worker, attention_share=0.001, prefill_token_s=0.00001)
+    prompts = [words(i, 700) for i in range(3)]
+    run(worker, *[make_task(f"one{i}", p, max_tokens=5) for i, p in enumerate(prompts)])
+    pool = text_lane(worker.loop.lanes).kv
+    pool._cost.saved(0.0, 100)
+    pool._cost.restored(0.0, 100)
+    turns = [[*p, *answer(p, 5), *words(50 + i, 30)] for i, p in enumerate(prompts)]
+    worker.say(
+        Run(tasks=[make_task("other", words(9, 400), max_tokens=100), make_task("two1", turns[1], max_tokens=5)])
+    )
+    worker.until(lambda: "other" in worker.started())
+    assert [r.tokens[:700] for r in pool.cache] == [], "whoever is neither running nor wanted has left"
+    worker.until_over("two1")
+    assert worker.end_of("two1").cached_tokens == 704
+    assert worker.model().restored == 0, "its cells were still there, since it was waiting"
+    worker.until_over("other")
+    (end,) = run(worker, make_task("two2", turns[2], max_tokens=5))
+    assert end.cached_tokens == worker.model().restored == 704
+    assert worker.ids("two2") == answer(turns[2], 5)
+    worker.check_books()
+
+
+def test_an_idle_conversation_stays_where_moving_it_costs_more(worker: Harness) -> None:
+    load(worker, attention_share=0.001, prefill_token_s=0.00001)
+    run(worker, make_task("one", words(1, 700), max_tokens=5))
+    pool = text_lane(worker.loop.lanes).kv
+    pool._cost.saved(10.0, 100)
+    pool._cost.restored(10.0, 100)
+    run(worker, make_task("other", words(9, 400), max_tokens=5))
+    assert len(pool.cache) == 2
+
+
 @pytest.mark.parametrize("memory", KINDS)
 def test_conversations_survive_an_unload_and_reload(worker: Harness, memory: str) -> None:
     load(worker, memory=memory, parallel=8)

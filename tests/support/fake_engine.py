@@ -54,6 +54,7 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     window: int = 16
     """Of a memory of that kind."""
     state_bytes_per_token: int = 64
+    attention_share: float = 0.0
     refuse_restore: bool = False
     real_kv_tokens: int | None = None
     """Cells there are in truth, where fewer than the engine says."""
@@ -244,6 +245,7 @@ class FakeModel:
         self.kind = MemoryKind[knobs.memory]
         self.sequences = parallel + idle + 1
         self.state_key = f"{path}:{hash(knobs)}"
+        self.attention_share = knobs.attention_share
         self.cells: dict[int, list[Cell]] = {}
         """By sequence; a cell may be held by several."""
         self.computed: list[Chunk] = []
