@@ -134,7 +134,7 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     eviction: EvictionSettings = EvictionSettings()
     state_dir: str | None = None
     """Where state.json is kept: what was loaded, measured sizes, pauses. Unset: $STATE_DIRECTORY, else nowhere."""
-    step_budget_ms: Positive = 320
+    step_budget_ms: Positive = 345
     """How long a prompt chunk may keep running streams waiting."""
     restart: RestartSettings = RestartSettings()
     watchdog: WatchdogSettings = WatchdogSettings()

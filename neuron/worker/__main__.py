@@ -50,7 +50,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--lifeline", type=int, required=True, help="file descriptor of the supervisor's pipe")
     parser.add_argument("--supervisor-pid", type=int, required=True)
     parser.add_argument("--engine", default="llama", help="`llama`, or a module with create_engine")
-    parser.add_argument("--step-budget-ms", type=int, default=320)
+    parser.add_argument("--step-budget-ms", type=int, default=345)
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="text")
     return parser.parse_args()
