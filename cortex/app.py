@@ -5,6 +5,7 @@ from collections.abc import Callable
 import falcon
 import falcon.asgi
 
+from cortex.access.access import Access
 from cortex.api.admin import VERBS, Orders
 from cortex.api.exchange import Exchange
 from cortex.api.front import Front
@@ -26,11 +27,11 @@ from cortex.settings import CortexSettings
 def create_app(
     settings: CortexSettings,
     fleet: Fleet,
-    admin_keys: frozenset[str],
+    access: Access,
     lifecycle: Lifecycle,
     observe: Callable[[Exchange], None] = lambda exchange: None,
 ) -> Front:
-    """Return the ASGI application. `observe`: is told of every request that has ended."""
+    """Return the ASGI application. `access`: decides who may ask. `observe`: is told of each request that has ended."""
     gateway = settings.gateway
     app = falcon.asgi.App(media_type=falcon.MEDIA_JSON)
     app.add_route("/", Root())
@@ -53,4 +54,4 @@ def create_app(
     app.add_route("/fleet/status", FleetStatus(fleet))
     for verb in VERBS:
         app.add_route(f"/fleet/{verb}", Orders(verb, fleet))
-    return Front(app, max_body=gateway.max_body_mb * 2**20, admin_keys=admin_keys, observe=observe)
+    return Front(app, max_body=gateway.max_body_mb * 2**20, access=access, observe=observe)

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from common.catalogue import Catalogue, find_catalogue, load_catalogue
+from cortex.access.key_file import WatchedKeys, key_file
 from cortex.bus_keys import read_bus_keys
 from cortex.settings import CortexSettings, admin_keys, load_settings
 
@@ -18,6 +19,7 @@ class Configuration:
         self.file = config_file.absolute()
         self.settings: CortexSettings = load_settings(config_file)
         self.admin_keys = admin_keys(self.settings, config_file)
+        self.api_keys = WatchedKeys(key_file(config_file))
         self.bus_keys = read_bus_keys(config_file)
         self.models_file = find_catalogue(config_file, self.settings.models_config)
         self.catalogue = Catalogue() if self.models_file is None else load_catalogue(self.models_file)

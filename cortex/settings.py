@@ -75,6 +75,15 @@ class MessagesSettings(Section, frozen=True, kw_only=True):
     Claude Code changes them with each request, after which no prompt would share its beginning with the one before."""
 
 
+class AccessSettings(Section, frozen=True, kw_only=True):
+    """Who may ask; keys are made with `cortex keys create`."""
+
+    anonymous: bool | None = None
+    """Let in whoever sends no key of ours. Unset: until the first key is made."""
+    metrics_key: bool = False
+    """Show the metrics only to keys of the roles metrics and admin."""
+
+
 class NeuronEntry(Section, frozen=True, kw_only=True):
     """One neuron behind this gateway."""
 
@@ -88,6 +97,7 @@ class CortexSettings(Section, frozen=True, kw_only=True):
     """The whole file."""
 
     gateway: GatewaySettings = GatewaySettings()
+    access: AccessSettings = AccessSettings()
     eviction: EvictionSettings = EvictionSettings()
     messages: MessagesSettings = MessagesSettings()
     neurons: list[NeuronEntry] = []

@@ -7,6 +7,7 @@ import os
 import signal
 from typing import Any
 
+import falcon.asgi
 import msgspec
 from gunicorn.workers.gasgi import ASGIWorker
 
@@ -14,6 +15,7 @@ from common import log as logs
 from common.catalogue import Catalogue
 from common.errors import Code, RequestError
 from common.log import fields
+from cortex.access.access import Access
 from cortex.api.front import Front
 from cortex.api.protocol import GatewayProtocol
 from cortex.api.status import Lifecycle
@@ -42,6 +44,12 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
         self.max_body = self._configuration.settings.gateway.max_body_mb * 2**20
         self.connections: set[GatewayProtocol] = set()
         self._lifecycle = Lifecycle()
+        settings = self._configuration.settings.access
+        self._access = Access(
+            self._configuration.admin_keys,
+            anonymous=settings.anonymous,
+            ring=lambda: self._configuration.api_keys.ring,
+        )
         self._notice = 0
         """Number of the arbiter's last notice that was read."""
 
@@ -91,6 +99,8 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
             while self.alive and self.ppid == os.getppid():
                 self.notify()
                 self._read_bulletin(fleet)
+                if configuration.api_keys.refresh():
+                    apps[0].end_revoked()
                 self.app.readiness.report(describe(fleet.view()))
                 try:
                     await asyncio.wait_for(self._stop.wait(), TICK_S)
@@ -103,7 +113,7 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
     def _make_apps(self, fleet: BusFleet) -> tuple[Front, *tuple[Any, ...]]:
         """Return the application of the API, and that of the metrics if they have an address."""
         configuration, folder = self._configuration, self.app.metrics_folder
-        wire = functools.partial(create_app, configuration.settings, fleet, configuration.admin_keys, self._lifecycle)
+        wire = functools.partial(create_app, configuration.settings, fleet, self._access, self._lifecycle)
         if folder is None:
             return (wire(),)
         # Not before: what it imports looks once, when it is imported, whether processes are to count together.
@@ -111,7 +121,12 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
         from cortex.metrics.requests import RequestMetrics
 
         metrics, loop = RequestMetrics(), self.loop
-        return wire(lambda exchange: metrics.observe(exchange, loop.time())), create_metrics_app(folder, fleet.view)
+        page = create_metrics_app(folder, fleet.view, self._may_read_metrics)
+        return wire(lambda exchange: metrics.observe(exchange, loop.time())), page
+
+    def _may_read_metrics(self, request: falcon.asgi.Request) -> bool:
+        needs_key = self._configuration.settings.access.metrics_key
+        return not needs_key or self._access.may_read_metrics(list(request.scope["headers"]))
 
     def _read_bulletin(self, fleet: BusFleet) -> None:
         """Take over the models file as the arbiter has read it anew."""

@@ -16,7 +16,11 @@ from neuron.ctl.__main__ import build_parser as neuronctl  # noqa: E402
 SECTION = 1
 PARSERS = {"cortex": cortex, "neuron": neuron, "neuronctl": neuronctl}
 FILES = {
-    "cortex": ["/etc/cortex/cortex.toml or cortex.yaml", "/etc/cortex/models.yaml or models.toml"],
+    "cortex": [
+        "/etc/cortex/cortex.toml or cortex.yaml",
+        "/etc/cortex/models.yaml or models.toml",
+        "/etc/cortex/api_keys.json",
+    ],
     "neuron": ["/etc/neuron/neuron.yaml", "/etc/neuron/models.yaml or models.toml", "/var/lib/neuron/models"],
     "neuronctl": [],
 }
@@ -34,22 +38,28 @@ def render(program: str) -> str:
         ".SH OPTIONS",
         *_options(parser),
     ]
-    commands = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    commands = list(_commands(parser, ""))
     if commands:
-        lines.append(".SH COMMANDS")
-        for name, sub in commands[0].choices.items():
-            lines += [
-                f".SS {_text(name)}",
-                _text(sub.description or ""),
-                *_literal(sub.format_usage()[7:]),
-                *_options(sub),
-            ]
+        lines += [".SH COMMANDS", *commands]
     lines += [".SH NOTES", *_literal(parser.epilog or "")]
     if FILES[program]:
         lines += [".SH FILES", *(entry for file in FILES[program] for entry in (".TP", f".I {_text(file)}"))]
     others = sorted(set(PARSERS) - {program})
     lines += [".SH SEE ALSO", ", ".join(f"\\fB{other}\\fR({SECTION})" for other in others)]
     return "\n".join(lines) + "\n"
+
+
+def _commands(parser: argparse.ArgumentParser, prefix: str) -> Iterator[str]:
+    """Yield each command, followed by those below it."""
+    for action in parser._actions:
+        if not isinstance(action, argparse._SubParsersAction):
+            continue
+        for name, sub in action.choices.items():
+            yield f".SS {_text(prefix + name)}"
+            yield _text(sub.description or "")
+            yield from _literal(sub.format_usage()[7:])
+            yield from _options(sub)
+            yield from _commands(sub, f"{prefix}{name} ")
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:

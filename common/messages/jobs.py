@@ -136,6 +136,7 @@ class Job(Part, frozen=True, kw_only=True):
     principal: str = ""
     """Who asks: a key id, else the client's address."""
     priority: int = 100
+    """Jobs of a higher number wait until none of a lower one waits for the same model."""
     group: str | None = None
     prefix_chain: list[str] = []
     """Hashes of the growing prompt; a routing hint only."""

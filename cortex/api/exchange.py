@@ -7,7 +7,7 @@ from typing import Any
 
 from common.ids import new_request_id
 from common.log import fields
-from cortex.auth import find_key, name_principal
+from cortex.access.access import NOBODY, Identity
 from cortex.fleet.contract import Call
 
 log = logging.getLogger("cortex.access")
@@ -30,9 +30,11 @@ class Exchange:
         self.path: str = scope["path"]
         self.method: str = scope["method"]
         self.request_id = _take_request_id(headers)
-        self.key = find_key(headers)
-        address, *_ = scope.get("client") or ["local"]
-        self.principal = name_principal(self.key, address)
+        self.headers = headers
+        self.address: str
+        self.address, *_ = scope.get("client") or ["local"]
+        self.identity: Identity = NOBODY
+        """Who asks, once that is decided."""
         self.content_length = _content_length(headers)
         self.status = 0
         """0: no status was sent."""
@@ -67,7 +69,7 @@ class Exchange:
                 status=self.status or None,
                 outcome=self.verdict,
                 request_id=self.request_id,
-                principal=self.principal,
+                principal=self.identity.name,
                 dialect=self.dialect,
                 model=self.model,
                 **({} if call is None else self._measured(call)),

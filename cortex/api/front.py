@@ -9,13 +9,11 @@ import falcon
 import falcon.asgi
 
 from common.errors import Code, RequestError
+from cortex.access.access import Access
 from cortex.api import errors
 from cortex.api.exchange import SCOPE_KEY, Exchange
-from cortex.auth import is_admin
 
 log = logging.getLogger(__name__)
-
-ADMIN_PREFIX = "/fleet"
 
 FalconApp = falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]
 Scope = dict[str, Any]
@@ -35,13 +33,13 @@ class Front:
         app: FalconApp,
         *,
         max_body: int,
-        admin_keys: frozenset[str],
+        access: Access,
         observe: Callable[[Exchange], None] = lambda exchange: None,
     ) -> None:
-        """`max_body`: bytes. `observe`: is told of every request that has ended."""
+        """`max_body`: bytes. `access`: decides who may ask. `observe`: is told of every request that has ended."""
         self._app = app
         self._max_body = max_body
-        self._admin_keys = admin_keys
+        self._access = access
         self._observe = observe
         self.active: set[Exchange] = set()
         """Requests that have not ended."""
@@ -75,15 +73,17 @@ class Front:
         """Refuse what can be refused without reading the body."""
         if exchange.content_length > self._max_body:
             return too_large(self._max_body)
-        path = exchange.path
-        if path == ADMIN_PREFIX or path.startswith(ADMIN_PREFIX + "/"):
-            if not self._admin_keys:
-                return not_found(path)
-            if not is_admin(exchange.key, self._admin_keys):
-                return RequestError(
-                    Code.INVALID_API_KEY, "an admin key is required, as `Authorization: Bearer KEY` or `x-api-key: KEY`"
-                )
+        try:
+            exchange.identity = self._access.identify(exchange.path, exchange.headers, exchange.address)
+        except RequestError as error:
+            return error
         return None
+
+    def end_revoked(self) -> None:
+        """End the requests whose keys have been revoked since they began."""
+        for exchange in list(self.active):
+            if exchange.call is not None and not self._access.is_in_force(exchange.identity):
+                exchange.call.fail(RequestError(Code.INVALID_API_KEY, "this key has been revoked"))
 
 
 class _Stamp:

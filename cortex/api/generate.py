@@ -41,11 +41,13 @@ class Generate:
         generation = request.generation
         exchange.model = generation.model
         model = exchange.model = exchange.known_model = self._fleet.resolve(generation.model)
+        exchange.identity.require(model)
         jobs = make_jobs(
             generation,
             model=model,
             request_id=exchange.request_id,
-            principal=exchange.principal,
+            principal=exchange.identity.name,
+            priority=exchange.identity.priority,
             budget_ms=self._budget_ms,
             new_id=new_job_id,
         )

@@ -28,6 +28,7 @@ class Prompts:
         exchange.dialect = self._asking.name
         question = self._asking.read(await read_body(req, self._max_body))
         model = exchange.model = exchange.known_model = self._fleet.resolve(question.model)
+        exchange.identity.require(model)
         job = Job(
             id=new_job_id(),
             attempt=0,
@@ -36,7 +37,8 @@ class Prompts:
             input=question.input,
             answer="prompt",
             budget_ms=self._budget_ms,
-            principal=exchange.principal,
+            principal=exchange.identity.name,
+            priority=exchange.identity.priority,
         )
         call = exchange.call = self._fleet.submit([job])  # whatever happens, the exchange's end closes it
         while True:

@@ -18,6 +18,7 @@ from common.ids import new_incarnation
 from common.keys import Credentials
 from common.messages import PROTOCOL_VERSION, Hello, NodeState, Refused
 from common.sockets import bus_dealer
+from cortex.access.access import Access
 from cortex.configuration import Configuration
 
 DONE, FAILED = 0, 1
@@ -47,8 +48,13 @@ def examine(config: Path) -> Iterator[Finding]:
         return
     models = len(configuration.catalogue.models)
     yield Finding("ok", "configuration", f"{config}, {models} profiles, {len(configuration.settings.neurons)} neurons")
-    if not configuration.admin_keys:
-        remedy = "set gateway.admin_keys, for example to the output of: openssl rand -hex 24"
+    ring, settings = configuration.api_keys.ring, configuration.settings
+    access = Access(configuration.admin_keys, anonymous=settings.access.anonymous, ring=lambda: ring)
+    if access.lets_anybody_in and not settings.listen.is_loopback:
+        remedy = "cortex keys create; or leave it so, where everybody who reaches it may use it"
+        yield Finding("warning", "access", f"{settings.listen} answers whoever reaches it, without a key", remedy)
+    if not configuration.admin_keys and not ring.has_admin:
+        remedy = "cortex keys create --role admin, or set gateway.admin_keys to the output of: openssl rand -hex 24"
         yield Finding("warning", "keys", "there are no admin keys, so `cortex status` has nothing to ask", remedy)
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit < FILES:

@@ -92,7 +92,8 @@ def explain_silence(url: str, error: httpx.TransportError) -> str:
 def explain(answer: httpx.Response, path: str) -> str:
     """Return what an answer that is no success means, and the remedy."""
     if "fleet/" in path and answer.status_code == httpx.codes.NOT_FOUND:
-        return "this gateway has no admin interface; set gateway.admin_keys in its configuration and restart it"
+        remedy = "make a key: cortex keys create --role admin; or set gateway.admin_keys and restart it"
+        return f"this gateway has no admin interface; {remedy}"
     if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         return "the gateway wants an admin key: set CORTEX_ADMIN_KEY, or give its configuration with --config"
     return f"the gateway answers {answer.status_code}: {answer.text[:300]}"

@@ -37,6 +37,7 @@ def make_jobs(
     model: str,
     request_id: str,
     principal: str,
+    priority: int,
     budget_ms: int,
     new_id: Callable[[], str],
 ) -> list[Job]:
@@ -59,6 +60,7 @@ def make_jobs(
             max_tokens=generation.max_tokens,
             budget_ms=budget_ms,
             principal=principal,
+            priority=priority,
             group=group,
         )
         for given in generation.inputs

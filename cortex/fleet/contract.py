@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from common.errors import Code
+from common.errors import Code, RequestError
 from common.messages import EndedItem, Job, RenderedItem, StartedItem, TokenLogprob
 from cortex.fleet.record import Record
 
@@ -98,6 +98,9 @@ class Call(Protocol):
 
     def waits_for(self) -> str | None:
         """Return why nothing has begun, for people: `queue 3`, `loading 40%`. None: it has, or nobody knows."""
+
+    def fail(self, error: RequestError) -> None:
+        """Abort what still runs; the reader gets the error."""
 
     def close(self) -> None:
         """Abort what still runs."""

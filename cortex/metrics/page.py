@@ -37,13 +37,20 @@ class _Nodes(Collector):
 class Metrics:
     """GET /metrics."""
 
-    def __init__(self, folder: Path, view: Callable[[], list[Node]]) -> None:
+    def __init__(
+        self, folder: Path, view: Callable[[], list[Node]], may_read: Callable[[falcon.asgi.Request], bool]
+    ) -> None:
         """`folder`: where the gateway's processes count. `view`: the neurons as this process sees them."""
         self._folder = folder
+        self._may_read = may_read
         self._view = view
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Answer in the format that is asked for. Files are read and text is made beside the event loop."""
+        if not self._may_read(req):
+            raise falcon.HTTPUnauthorized(
+                description="a key of the role metrics is required", challenges=['Bearer realm="metrics"']
+            )
         registry = CollectorRegistry()
         registry.register(_Requests(self._folder))
         nodes = [gauges.Seen(n.name, n.link is LinkState.UP, n.snapshot()) for n in self._view()]
@@ -54,9 +61,11 @@ class Metrics:
 
 
 def create_metrics_app(
-    folder: Path, view: Callable[[], list[Node]]
+    folder: Path,
+    view: Callable[[], list[Node]],
+    may_read: Callable[[falcon.asgi.Request], bool] = lambda request: True,
 ) -> falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]:
-    """Return the ASGI application; it knows nothing but /metrics."""
+    """Return the ASGI application; it knows nothing but /metrics. `may_read`: says who may see them."""
     app = falcon.asgi.App()
-    app.add_route("/metrics", Metrics(folder, view))
+    app.add_route("/metrics", Metrics(folder, view, may_read))
     return app

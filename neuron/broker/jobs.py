@@ -43,8 +43,8 @@ class JobBook:
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._queues: dict[str, FairQueue[Entry]] = {}
-        self._waiting: dict[str, Counter[str]] = {}
-        """By model and principal."""
+        self._waiting: dict[str, Counter[tuple[int, str]]] = {}
+        """By model, then by priority and principal."""
         self._running: Counter[str] = Counter()
         self._total: Counter[str] = Counter()
         self._serial = 0
@@ -114,19 +114,22 @@ class JobBook:
 
     def _count_waiting(self, entry: Entry, change: int) -> None:
         waiting = self._waiting.setdefault(entry.job.model, Counter())
-        waiting[entry.job.principal] += change
-        if not waiting[entry.job.principal]:
-            del waiting[entry.job.principal]
+        share = (entry.job.priority, entry.job.principal)
+        waiting[share] += change
+        if not waiting[share]:
+            del waiting[share]
 
-    def may_wait(self, model: str, principal: str, limit: int) -> bool:
+    def may_wait(self, model: str, principal: str, limit: int, priority: int) -> bool:
         """Say whether one more job of a principal may wait.
 
         Beyond `limit` jobs only who has less than a fair share of it may add to them, and twice the limit is the end.
+        Jobs of a higher priority number do not count: they take no place from this one.
         """
-        total, waiting = self.waiting(model), self._waiting.get(model, Counter())
+        waiting = {share: n for share, n in self._waiting.get(model, {}).items() if share[0] <= priority}
+        total, own = sum(waiting.values()), (priority, principal)
         if total < limit:
             return True
-        return total < 2 * limit and waiting[principal] < limit // len(waiting.keys() | {principal})
+        return total < 2 * limit and waiting.get(own, 0) < limit // len(waiting.keys() | {own})
 
     def entries(self) -> list[Entry]:
         """Return all jobs, in the order of acceptance."""

@@ -1,8 +1,9 @@
 """One model's queue, shared fairly. Pure.
 
-A free slot goes to the principal with the fewest running jobs, among equals to the one that was served least recently;
-within a principal likewise to a conversation; within a conversation to the job that came first. So nobody is starved:
-who has fewer running jobs than others is before them, and among equals everybody's turn comes.
+A free slot goes to the jobs of the lowest priority number; among their principals to the one with the fewest running
+jobs, among equals to the one that was served least recently; within a principal likewise to a conversation; within a
+conversation to the job that came first. So nobody is starved by equals: who has fewer running jobs than others is
+before them, and among equals everybody's turn comes. Jobs of a higher priority number may be starved.
 """
 
 from collections import Counter
@@ -94,14 +95,15 @@ class FairQueue(Generic[E]):
 
     def next(self, until: int | None = None) -> E | None:
         """Return the job whose turn it is; `until`: among those with at most this serial number."""
-        best: tuple[tuple[int, int, int], E] | None = None
+        best: tuple[tuple[int, ...], E] | None = None
         for principal, lines in self._lines.items():
             firsts = {talk: line[min(line)] for talk, line in lines.items()}
             ready = [t for t, e in firsts.items() if until is None or e.serial <= until]
             if not ready:
                 continue
-            entry = firsts[min(ready, key=lambda t: self._rank((principal, t), firsts[t].serial))]
-            key = self._rank((principal,), entry.serial)
+            talk = min(ready, key=lambda t: (firsts[t].job.priority, *self._rank((principal, t), firsts[t].serial)))
+            entry = firsts[talk]
+            key = (entry.job.priority, *self._rank((principal,), entry.serial))
             if best is None or key < best[0]:
                 best = key, entry
         return None if best is None else best[1]

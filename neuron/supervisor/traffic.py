@@ -69,7 +69,7 @@ class Traffic:
         if model.draining:
             return _failure(job, Code.MODEL_UNLOADED, f"model '{model.id}' is being drained here", retriable=True)
         queued = host.jobs.waiting(model.id)
-        if not host.jobs.may_wait(model.id, job.principal, host.settings.queue_limit):
+        if not host.jobs.may_wait(model.id, job.principal, host.settings.queue_limit, job.priority):
             slots = max(1, len(model.replicas)) * model.profile.parallel
             wait_ms = host.pace.queue_wait_ms(model.id, queued, slots, is_loaded=model.status == "loaded")
             return _failure(job, Code.BUSY, f"{queued} requests are waiting for model '{model.id}'", retriable=True,

@@ -1,6 +1,7 @@
 """The HTTP side alone, with a fleet that plays scripts."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import falcon.testing
@@ -8,6 +9,8 @@ import orjson
 import pytest
 
 from common.errors import Code, RequestError
+from cortex.access.access import Access
+from cortex.access.keys import ApiKey, KeyRing
 from cortex.api.front import Front
 from cortex.api.status import Lifecycle
 from cortex.app import create_app
@@ -22,12 +25,16 @@ CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 class Side:
     """An application, its fake fleet, and a client."""
 
-    def __init__(self, *, admin: bool = True, **gateway: Any) -> None:
+    def __init__(
+        self, *, admin: bool = True, keys: Sequence[ApiKey] = (), anonymous: bool | None = None, **gateway: Any
+    ) -> None:
         self.fleet = FakeFleet()
         self.lifecycle = Lifecycle()
         settings = CortexSettings(gateway=GatewaySettings(**gateway))
-        keys = frozenset({ADMIN_KEY} if admin else ())
-        self.app: Front = create_app(settings, self.fleet, keys, self.lifecycle)
+        self.ring = KeyRing(keys)
+        admins = frozenset({ADMIN_KEY} if admin else ())
+        self.access = Access(admins, anonymous=anonymous, ring=lambda: self.ring)
+        self.app: Front = create_app(settings, self.fleet, self.access, self.lifecycle)
         self._client = falcon.testing.TestClient(self.app)
 
     def get(self, path: str, **headers: str) -> falcon.testing.Result:

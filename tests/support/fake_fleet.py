@@ -67,6 +67,10 @@ class FakeCall:
         """Return what the test set."""
         return self.reason
 
+    def fail(self, error: RequestError) -> None:
+        """Raise an error next."""
+        self._scripts = [[error]]
+
     def close(self) -> None:
         """Remember that nobody listens any more."""
         self.is_closed = True

@@ -223,6 +223,7 @@ class Gateway(Daemon):
         workers: int = 1,
         models: dict[str, Any] | None = None,
         port: int | None = None,
+        access: dict[str, Any] | None = None,
         **gateway: Any,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -237,6 +238,7 @@ class Gateway(Daemon):
                 "drain_s": 2.0,
                 **gateway,
             },
+            "access": access or {},
             "neurons": rows,
         }
         (folder / "cortex.yaml").write_text(yaml.safe_dump(config))

@@ -49,7 +49,9 @@ def refused_completion(**fields: Any) -> tuple[Code, str | None]:
 def jobs(generation: Generation) -> list[Any]:
     """Return the jobs, with ids that count."""
     ids = iter(f"id-{i}" for i in range(1000))
-    return make_jobs(generation, model="real", request_id="r", principal="p", budget_ms=5, new_id=lambda: next(ids))
+    return make_jobs(
+        generation, model="real", request_id="r", principal="p", priority=7, budget_ms=5, new_id=lambda: next(ids)
+    )
 
 
 def test_messages_reach_the_template_exactly_as_they_were_written() -> None:
@@ -299,7 +301,9 @@ def test_n_answers_are_n_jobs_of_one_group_with_rising_seeds() -> None:
     assert len({j.id for j in made}) == 3
     assert len({j.group for j in made}) == 1
     assert made[0].group is not None
-    assert {(j.model, j.request_id, j.principal, j.budget_ms, j.attempt) for j in made} == {("real", "r", "p", 5, 0)}
+    assert {(j.model, j.request_id, j.principal, j.priority, j.budget_ms, j.attempt) for j in made} == {
+        ("real", "r", "p", 7, 5, 0)
+    }
 
 
 def test_without_a_seed_every_answer_is_drawn_freely() -> None:

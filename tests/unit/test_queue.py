@@ -7,10 +7,16 @@ from common.messages import Job, Text
 from neuron.broker.jobs import Entry, JobBook
 
 
-def job(name: str, principal: str, talk: str = "") -> Job:
-    chain = ["system", talk] if talk else []
+def job(name: str, principal: str, talk: str = "", priority: int = 100) -> Job:
     return Job(
-        id=name, attempt=1, model="m", request_id="r", input=Text(text="x"), principal=principal, prefix_chain=chain
+        id=name,
+        attempt=1,
+        model="m",
+        request_id="r",
+        input=Text(text="x"),
+        principal=principal,
+        priority=priority,
+        prefix_chain=["system", talk] if talk else [],
     )
 
 
@@ -77,14 +83,14 @@ def test_a_full_queue_still_takes_who_has_less_than_a_share() -> None:
     book = JobBook()
     for i in range(10):
         book.add("gw", job(f"a{i}", "alice"), 0.0)
-    assert not book.may_wait("m", "alice", 10)
-    assert book.may_wait("m", "bob", 10)
+    assert not book.may_wait("m", "alice", 10, 100)
+    assert book.may_wait("m", "bob", 10, 100)
     for i in range(5):
         book.add("gw", job(f"b{i}", "bob"), 0.0)
-    assert not book.may_wait("m", "bob", 10)
+    assert not book.may_wait("m", "bob", 10, 100)
     for i in range(5):
         book.add("gw", job(f"c{i}", f"c{i}"), 0.0)
-    assert not book.may_wait("m", "eve", 10)
+    assert not book.may_wait("m", "eve", 10, 100)
 
 
 def test_only_jobs_up_to_a_serial_number_can_be_asked_for() -> None:
@@ -126,3 +132,19 @@ def test_nobody_waits_while_another_with_more_running_jobs_is_served(script: lis
         slots.end()
     assert len(slots.order) == sum(what == "submit" for what, *_ in script)
     assert len(slots.book) == 0
+
+
+def test_jobs_that_nobody_answers_for_are_never_ahead_of_those_of_keys() -> None:
+    slots = Slots(1)
+    slots.submit(*(job(f"a{i}", f"10.0.0.{i}", priority=200) for i in range(4)))
+    slots.submit(*(job(f"k{i}", "key:1") for i in range(3)))
+    for _ in range(6):
+        slots.end()
+    assert slots.order == ["a0", "k0", "k1", "k2", "a1", "a2", "a3"]
+
+
+def test_a_flood_of_them_takes_no_place_in_the_queue_from_a_key() -> None:
+    slots = Slots(0)
+    slots.submit(*(job(f"a{i}", f"10.0.0.{i}", priority=200) for i in range(20)))
+    assert not slots.book.may_wait("m", "10.0.1.1", 10, 200)
+    assert slots.book.may_wait("m", "key:1", 10, 100)

@@ -1,7 +1,6 @@
-"""Who asks: the key in a request's headers, what it is called in logs and queues, and whether it is an admin's."""
+"""The key in a request's headers, and what a client without a known one is called."""
 
 import hashlib
-import hmac
 from collections.abc import Iterable
 
 
@@ -20,10 +19,3 @@ def name_principal(key: str | None, address: str) -> str:
     if key is None:
         return address
     return "key:" + hashlib.sha256(key.encode()).hexdigest()[:12]
-
-
-def is_admin(key: str | None, admin_keys: Iterable[str]) -> bool:
-    """Compare with every admin key, in a time that does not tell how much of one was right."""
-    sent = (key or "").encode()
-    matches = [hmac.compare_digest(sent, known.encode()) for known in admin_keys]
-    return any(matches)

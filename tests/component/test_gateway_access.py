@@ -1,0 +1,92 @@
+"""Keys of a real gateway of several processes: made, used, and revoked while it runs."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import yaml
+
+from cortex.access.key_file import NAME
+from tests.support.fake_neuron import MODEL, FakeNeuron, started, token
+from tests.support.harness import ADMIN_KEY, ROOT, Gateway, free_port
+
+CHAT = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+REVOKED_WITHIN_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def neuron() -> Iterator[FakeNeuron]:
+    with FakeNeuron() as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def gateway(neuron: FakeNeuron, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("gateway")
+    listen = f"127.0.0.1:{free_port()}"
+    access, endpoints = {"metrics_key": True}, {"beast": neuron.endpoint}
+    with Gateway(folder, endpoints=endpoints, workers=2, access=access, metrics_listen=listen) as running:
+        yield running
+
+
+def cortex(gateway: Gateway, *arguments: str) -> str:
+    """Run `cortex keys` on the gateway's file."""
+    command = [sys.executable, "-m", "cortex", "keys", *arguments, "--config", str(gateway.folder / "cortex.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def status(gateway: Gateway, key: str) -> int:
+    return httpx.get(f"{gateway.url}/v1/models", headers={"x-api-key": key}, timeout=5).status_code
+
+
+def wait_for_all(gateway: Gateway, key: str, wanted: int) -> float:
+    """Return after how long all processes answered so; connections are spread over them."""
+    began = time.monotonic()
+    in_a_row = 0
+    while in_a_row < 12:
+        in_a_row = in_a_row + 1 if status(gateway, key) == wanted else 0
+        assert time.monotonic() - began < 10, gateway.log
+    return time.monotonic() - began
+
+
+def test_a_key_works_at_once_and_a_revoked_one_stops_with_what_it_runs(gateway: Gateway, neuron: FakeNeuron) -> None:
+    key = cortex(gateway, "create", "--comment", "ada")
+    assert wait_for_all(gateway, key, 200) < REVOKED_WITHIN_S
+    wait_for_all(gateway, "none", 401)
+    rows = cortex(gateway, "list")
+    assert "ada" in rows
+    assert key not in rows
+
+    def begin(gateway_id: str, job: object) -> None:
+        neuron._send(gateway_id, started(job))  # type: ignore[arg-type]
+        neuron._send(gateway_id, token(job, 0, "word"))  # type: ignore[arg-type]
+
+    neuron.on_job = begin
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", json=CHAT, headers=headers, timeout=10) as reply:
+        lines = (line for line in reply.iter_lines() if line.startswith("data"))
+        assert "assistant" in next(lines)
+        began = time.monotonic()
+        cortex(gateway, "revoke", key)
+        rest = list(lines)
+        assert time.monotonic() - began < REVOKED_WITHIN_S
+    assert "invalid_api_key" in rest[-1]
+    assert "[DONE]" not in rest[-1]
+    assert wait_for_all(gateway, key, 401) < REVOKED_WITHIN_S
+    assert key.split("-")[-1] not in gateway.log + (gateway.folder / NAME).read_text()
+
+
+def test_metrics_can_be_closed_to_all_but_a_key_for_them(gateway: Gateway) -> None:
+    key = cortex(gateway, "create", "--role", "metrics")
+    wait_for_all(gateway, key, 403)
+    config = yaml.safe_load((gateway.folder / "cortex.yaml").read_text())
+    url = f"http://{config['gateway']['metrics_listen']}/metrics"
+    assert httpx.get(url).status_code == 401
+    assert httpx.get(url, headers={"Authorization": f"Bearer {ADMIN_KEY}"}).status_code == 200
+    answers = {httpx.get(url, headers={"Authorization": f"Bearer {key}"}).status_code for _ in range(8)}
+    assert answers == {200}
