@@ -38,8 +38,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How many neurons are to hold it once it is in use. Further ones are loaded only where nothing has to give way."""
     capabilities: list[Capability] = []
     """What it is listed as able to do before a neuron has read its file."""
-    min_devices: Annotated[int, Meta(ge=1, le=1)] = 1
-    """Devices that share the model; more than one is not supported yet."""
+    min_devices: Annotated[int, Meta(ge=1, le=16)] = 1
+    """Devices of one host that hold equal shares of the model, layer by layer. While it is loaded one worker owns them
+    all, and serves the smaller models of these devices too."""
     context: Positive | None = None
     """Tokens one request may use, prompt and answer. Unset: the model's trained context."""
     kv_tokens: Positive | None = None

@@ -67,8 +67,8 @@ def show_models(models: Sequence[ModelState], *, node: str | None = None) -> Non
             status = f"loading {progress:.0%}"
         table.add_row(
             m.id if node is None else f"{node}/{m.id}", status + (", draining" if m.draining else ""),
-            ", ".join(r.device for r in m.replicas) or "-", str(m.running), str(m.queued), _or_dash(m.context),
-            _or_dash(m.kv_tokens), _or_dash(m.parallel), _mib(m.memory_mb),
+            ", ".join("+".join((r.device, *r.also_on)) for r in m.replicas) or "-", str(m.running), str(m.queued),
+            _or_dash(m.context), _or_dash(m.kv_tokens), _or_dash(m.parallel), _mib(m.memory_mb),
         )  # fmt: skip
     out = console()
     out.print(table)

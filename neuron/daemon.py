@@ -204,10 +204,14 @@ class Daemon:
             arguments += ["--incarnation", spawn.incarnation, "--engine", settings.engine]
             arguments += ["--log-level", settings.log.level, "--log-format", settings.log.format]
         if spawn.role == "worker":
-            device = self._devices[spawn.name]
-            environment["CUDA_VISIBLE_DEVICES"] = device.visible
+            device, owned = self._devices[spawn.name], [self._devices[d] for d in spawn.devices]
+            # Several devices of the configuration may be shares of one GPU, which is listed once.
+            visible = list(dict.fromkeys(d.visible for d in owned))
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
             arguments += ["--device", device.uuid, "--kind", device.kind]
-            arguments += ["--threads", str(device.threads or os.cpu_count() or 1)]
+            arguments += ["--places", ",".join(str(visible.index(d.visible)) for d in owned)]
+            threads = sum(d.threads or os.cpu_count() or 1 for d in owned)
+            arguments += ["--threads", str(min(threads, max(os.cpu_count() or 1, device.threads or 1)))]
             arguments += ["--step-budget-ms", str(settings.step_budget_ms)]
         try:
             pid, line = self._children.spawn(spawn.incarnation, f"neuron.{spawn.role}", arguments, environment)

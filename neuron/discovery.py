@@ -1,5 +1,6 @@
 """Which devices this neuron serves: the configuration held against what the probe saw. Pure."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -155,10 +156,13 @@ def _select(entry: DeviceEntry, key: str, reading: ProbeReading) -> Gpu | Device
     return Device(uuid=wanted, name=wanted, kind="cuda", unavailable=f"{key}: no GPU fits '{wanted}': {reason}")
 
 
-def worker_backend_problem(device: Device, hello: WorkerHello) -> str | None:
-    """Return why a worker cannot serve its device, and the remedy; None if it can."""
-    if device.kind == "cpu" or hello.devices:
+def worker_backend_problem(devices: Sequence[Device], hello: WorkerHello) -> str | None:
+    """Return why a worker cannot serve its devices, and the remedy; None if it can."""
+    gpus = {d.visible for d in devices if d.kind != "cpu"}
+    if len(hello.devices) >= len(gpus):
         return None
+    if hello.devices:
+        return f"llama.cpp sees {len(hello.devices)} of {len(gpus)} GPUs; check nvidia-smi. Build: {hello.build}"
     if hello.backend == "CPU":
         return (
             "llama.cpp sees no GPU: either it was built without CUDA (reinstall llama-cpp-python with "

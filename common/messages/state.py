@@ -37,6 +37,8 @@ class DeviceState(Part, frozen=True, kw_only=True):
     phase: str | None = None
     backend: str | None = None
     """llama.cpp backend that the worker really uses, for example CPU or CUDA."""
+    owner: str | None = None
+    """The device after which the worker is called that owns this one too, for a model that spans both."""
 
 
 class ReplicaState(Part, frozen=True, kw_only=True):
@@ -51,6 +53,8 @@ class ReplicaState(Part, frozen=True, kw_only=True):
     load_s: float | None = None
     makes_room_for: str | None = None
     """Why it is on its way out: another model needs its memory."""
+    also_on: list[str] = []
+    """Further devices that hold equal shares of it; `memory_mb` is all of them together."""
 
 
 class ModelState(Part, frozen=True, kw_only=True):

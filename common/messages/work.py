@@ -23,6 +23,8 @@ class LoadModel(Message, frozen=True, kw_only=True):
     """Beside the running ones; they stay for new prompts to continue from."""
     host_cache_mb: int = 0
     """MiB of host memory for idle sequences of all models of this worker."""
+    devices: list[int] = []
+    """Which of the worker's devices, counted from 0, hold equal shares of it; empty: the only one."""
 
 
 class UnloadModel(Message, frozen=True, kw_only=True):

@@ -103,7 +103,7 @@ def _status(states: list[ModelState]) -> dict[str, Any]:
 def _location(node: Node, model: ModelState) -> dict[str, Any]:
     location: dict[str, Any] = {
         "node": node.name,
-        "devices": [r.device for r in model.replicas],
+        "devices": [d for r in model.replicas for d in (r.device, *r.also_on)],
         "status": model.status if node.is_here else "unreachable",
     }
     held = [r.memory_mb for r in model.replicas if r.memory_mb is not None]

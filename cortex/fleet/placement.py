@@ -117,12 +117,14 @@ def _held_mb(node: Node, priority: int | None) -> dict[str, tuple[int, int]]:
         if state.pinned or (priority is not None and state.residency_priority > priority):
             continue
         for replica in state.replicas:
-            idle_mb, busy_mb = held.get(replica.device, (0, 0))
-            memory_mb = replica.memory_mb or 0
-            if replica.running or replica.status != "loaded":
-                held[replica.device] = idle_mb, busy_mb + memory_mb
-            else:
-                held[replica.device] = idle_mb + memory_mb, busy_mb
+            devices = [replica.device, *replica.also_on]
+            memory_mb = (replica.memory_mb or 0) // len(devices)
+            for device in devices:
+                idle_mb, busy_mb = held.get(device, (0, 0))
+                if replica.running or replica.status != "loaded":
+                    held[device] = idle_mb, busy_mb + memory_mb
+                else:
+                    held[device] = idle_mb + memory_mb, busy_mb
     return held
 
 

@@ -96,7 +96,7 @@ def _engine(devices: list[Device]) -> Finding:
     except ConfigError as error:
         return Finding("failure", "llama.cpp", str(error), "install the neuron extra: pip install 'helexa[neuron]'")
     hello = WorkerHello(pid=0, incarnation="", build=build, backend=backend, devices=names)
-    problem = worker_backend_problem(gpu, hello) if gpu is not None else None
+    problem = worker_backend_problem([gpu], hello) if gpu is not None else None
     if problem is not None:
         return Finding("failure", "llama.cpp", problem)
     return Finding("ok", "llama.cpp", f"{build}, backend {backend}")

@@ -13,9 +13,10 @@ from neuron.memory.prefixes import Prefixes
 
 @dataclass(slots=True)
 class Replica:
-    """One model on one device."""
+    """One model on one device, or over several that one worker owns."""
 
-    device: str
+    devices: tuple[str, ...]
+    """Each holds an equal share of it; in the order of the configuration."""
     plan: MemoryPlan
     """Sizes it is loaded with."""
     status: ReplicaStatus = "loading"
@@ -25,7 +26,7 @@ class Replica:
     load_s: float | None = None
     """Of the last completed load."""
     memory_mb: int | None = None
-    """As reserved, then as measured."""
+    """As reserved, then as measured, of all its devices together."""
     running: int = 0
     loaded_at: float = 0.0
     used_at: float = 0.0
@@ -40,6 +41,21 @@ class Replica:
     """Conversations whose KV it holds."""
     waiters: list[tuple[str, str]] = field(default_factory=list)
     """(peer, request) of admin requests that end with this load or unload."""
+
+    @property
+    def device(self) -> str:
+        """The device it is called after: its first."""
+        return self.devices[0]
+
+    @property
+    def place(self) -> str:
+        """Its devices, for people."""
+        return "+".join(self.devices)
+
+    @property
+    def share_mb(self) -> int:
+        """What it takes of each of its devices."""
+        return share(self.memory_mb or 0, len(self.devices))
 
     @property
     def is_going(self) -> bool:
@@ -66,6 +82,7 @@ class Model:
     plan: MemoryPlan | None = None
     """Sizes of the last load; before the first one those on the device with most memory."""
     replicas: dict[str, Replica] = field(default_factory=dict)
+    """By their first device."""
     draining: bool = False
     pinned: bool = False
     """Never unloaded to make room."""
@@ -114,7 +131,19 @@ class Want:
     """Monotonic seconds."""
     waiters: list[tuple[str, str]] = field(default_factory=list)
     """(peer, request) of loads that were asked for; jobs that wait are in the book."""
-    at: str | None = None
-    """Where room is being made; None: nowhere yet."""
+    is_own: bool = False
+    """The neuron itself wants it, as it was loaded before or is to be preloaded; it waits though nobody asks."""
+    at: tuple[str, ...] = ()
+    """Devices on which room is being made; none: nowhere yet."""
     plan: MemoryPlan | None = None
     """Sizes it will be loaded with there."""
+
+    @property
+    def share_mb(self) -> int:
+        """What it will take of each of its devices."""
+        return 0 if self.plan is None else share(self.plan.memory_mb, len(self.at))
+
+
+def share(memory_mb: int, devices: int) -> int:
+    """Return what each of so many devices holds of a model, in MiB."""
+    return -(-memory_mb // devices)

@@ -26,6 +26,8 @@ class Tenant:
     is_pinned: bool = False
     is_settled: bool = True
     """False: not now, but soon (rule 1's last two)."""
+    device: str = ""
+    """The first one of its replica."""
 
 
 def may_go(tenant: Tenant, priority: int) -> bool:

@@ -191,7 +191,7 @@ class Admin:
         """Mark replicas as leaving; the request is answered when the first of them is gone, which is the last asked."""
         host = self._host
         model = host.models[model_id]
-        targets = [r for r in model.replicas.values() if device in (None, r.device)]
+        targets = [r for r in model.replicas.values() if device is None or device in r.devices]
         if not targets:
             where = f" on {device}" if device else ""
             host.tell(peer, Done(request=request, text=f"{model_id} is not loaded{where}"))
@@ -272,6 +272,7 @@ class Admin:
         host.tell(peer, Done(request=message.request, text=f"{message.target or 'the node'} takes work again"))
         if message.scope == "node":
             host.draining = False
+            self._call_off(self.node_drains, "the node")
         elif message.scope == "model":
             assert message.target is not None
             host.models[host.aliases.get(message.target, message.target)].draining = False
@@ -286,6 +287,13 @@ class Admin:
         host.draining_devices.discard(device)
         host.paused.pop(device, None)
         host.is_dirty = True
+        self._call_off(self.device_drains.pop(device, []), device)
+
+    def _call_off(self, drains: list[tuple[str, str]], what: str) -> None:
+        """Answer those who wait for a drain that ends before its last job has."""
+        for peer, request in drains:
+            self._refuse(peer, request, Code.ABORTED, f"the drain of {what} was called off")
+        drains.clear()
 
     def _pause(self, peer: str, message: Pause) -> list[tuple[str, Happening]]:
         host, device = self._host, message.device
@@ -331,5 +339,5 @@ class Admin:
             return []
         host.problems.pop(message.device, None)
         self._take_back(message.device)
-        self.restarts.setdefault(message.device, []).append((peer, message.request))
+        self.restarts.setdefault(host.owner(message.device), []).append((peer, message.request))
         return [(message.device, "restart")]

@@ -1,5 +1,7 @@
 """The supervisor's children: moves each through its life, and has the other parts react to what that means."""
 
+from dataclasses import replace
+
 from common.errors import Code
 from common.messages import Done, Refused, WorkerHello
 from neuron.discovery import ProbeReading, worker_backend_problem
@@ -7,6 +9,7 @@ from neuron.supervisor.admin import Admin
 from neuron.supervisor.child import Child, Happening
 from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import Inspection
+from neuron.supervisor.instructions import Spawn
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.states import State
 from neuron.supervisor.traffic import Traffic
@@ -53,11 +56,14 @@ class Family:
         elif what == "exited" and child.role == "prep":
             host.say("warning" if outcome == "died" else "info", "prep ended", cause=detail)
             self._traffic.prep_died()
-        host.out += instructions
+        host.out += [
+            replace(i, devices=tuple(host.members(i.name))) if isinstance(i, Spawn) and i.role == "worker" else i
+            for i in instructions
+        ]
         if child.role == "worker":
             if outcome == "came-up":
                 self._worker_came_up(child)
-            elif child.state in (State.QUARANTINED, State.STOPPED):
+            elif child.state in (State.QUARANTINED, State.STOPPED) and not host.is_regrouping(child.name):
                 self._worker_stays_down(child)
         elif child.role == "prep" and outcome == "came-up":
             self._inspection.prep_came_up()
@@ -68,8 +74,37 @@ class Family:
         for peer, request in self._admin.restarts.pop(child.name, []):
             self._host.tell(peer, Done(request=request, text=f"{child.name} has a new worker, pid {child.pid}"))
 
+    def order(self, device: str, what: Happening, detail: str = "") -> None:
+        """Carry out what an admin asks for a device whose worker may own others too."""
+        host = self._host
+        if what == "restart" and not host.is_regrouping(device):
+            self.happen(host.worker(device), what, detail)
+        elif len(host.members(host.owner(device))) == 1 and not host.is_regrouping(device):
+            self.happen(host.workers[device], what, detail)
+        # Else a drain parts the team, and an undrain has the change of owners start the device's worker.
+
+    def stay_down(self, devices: list[str]) -> None:
+        """Take leave of devices that have got no new worker."""
+        for device in devices:
+            self._worker_stays_down(self._host.workers[device])
+
+    def part(self, devices: list[str]) -> None:
+        """Take away what can no longer lie where it does, after a change of owners."""
+        host = self._host
+        for model, replica in host.residents(*devices):
+            is_split = host.must_regroup(replica.devices)
+            if is_split or host.replica(model, host.owner(replica.device)) is not replica:
+                self._placement.give_back(model, replica)
+                self._traffic.replica_lost(model)
+
     def _worker_stays_down(self, child: Child) -> None:
         host = self._host
+        others = [d for d in host.members(child.name) if d != child.name]
+        if others and not host.stopping:
+            for device in (child.name, *others):
+                host.owners.pop(device, None)
+            for device in others:
+                self.happen(host.workers[device], "start", f"{child.name} does not serve")
         for model in self._placement.park(child.name):
             self._traffic.replica_lost(model)
         for peer, request in self._admin.device_drains.pop(child.name, []):
@@ -81,7 +116,7 @@ class Family:
     def greet(self, child: Child, hello: WorkerHello) -> None:
         """Accept a worker that owns its device; a GPU worker without a GPU never serves, and never from the CPU."""
         host = self._host
-        problem = worker_backend_problem(host.devices[child.name], hello)
+        problem = worker_backend_problem([host.devices[d] for d in host.members(child.name)], hello)
         if problem is None:
             if self._problem_since.pop(child.name, None) is not None:
                 host.problems.pop(child.name, None)

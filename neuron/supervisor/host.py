@@ -1,6 +1,6 @@
 """What the supervisor knows: the state that the parts of the machine share and alone change, one event at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,11 +10,22 @@ from neuron.broker.pace import Pace
 from neuron.broker.peers import Peers
 from neuron.discovery import Device, ProbeReading
 from neuron.memory.ledger import Ledger
-from neuron.memory.residency import Model, Want
+from neuron.memory.residency import Model, Replica, Want
 from neuron.settings import NeuronSettings
 from neuron.supervisor.child import Child
 from neuron.supervisor.instructions import Instruction, Say, SendChild, SendPeer, SetTimer
 from neuron.supervisor.states import State
+
+
+@dataclass(slots=True)
+class Regroup:
+    """A change of owners: the workers of these devices end, then others are started."""
+
+    devices: list[str]
+    team: tuple[str, ...]
+    """Those that are to have one owner, the first of them; the others are their own."""
+    has_begun: bool = False
+    """Whether the workers have been told to end."""
 
 
 @dataclass(slots=True)
@@ -27,10 +38,18 @@ class Host:
     devices: dict[str, Device]
     """By UUID, in the order of the configuration."""
     workers: dict[str, Child]
-    """By device; a device that is unavailable from the start has none."""
+    """By device; one that is unavailable from the start has none.
+    The worker of a device that another one owns is stopped.
+    """
     prep: Child
     probe: Child
     ledger: Ledger
+    owners: dict[str, str] = field(default_factory=dict)
+    """By device: the one whose worker owns it; only where that is another, or where it owns others too."""
+    regroups: list[Regroup] = field(default_factory=list)
+    """Changes of owners that are under way."""
+    held: set[str] = field(default_factory=set)
+    """Owners whose workers are to end as soon as their running jobs have."""
     models: dict[str, Model] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     jobs: JobBook = field(default_factory=JobBook)
@@ -72,9 +91,47 @@ class Host:
         """Send a message to a gateway or to neuronctl."""
         self.out.append(SendPeer(peer, message))
 
+    def owner(self, device: str) -> str:
+        """Return the device after which the worker is called that owns this one."""
+        return self.owners.get(device, device)
+
+    def worker(self, device: str) -> Child:
+        """Return the worker that owns a device."""
+        return self.workers[self.owner(device)]
+
+    def members(self, owner: str) -> list[str]:
+        """Return the devices that a worker owns, its own first."""
+        return [d for d in self.devices if self.owner(d) == owner]
+
+    def residents(self, *devices: str) -> list[tuple[Model, Replica]]:
+        """Return the models of these devices with their replicas there."""
+        wanted = set(devices)
+        return [(m, r) for m in self.models.values() for r in m.replicas.values() if not wanted.isdisjoint(r.devices)]
+
+    def must_regroup(self, devices: Collection[str]) -> bool:
+        """Say whether these devices belong to several workers."""
+        return len({self.owner(d) for d in devices}) > 1
+
+    def affected(self, devices: Collection[str]) -> list[str]:
+        """Return all devices of the workers that own these."""
+        owners = {self.owner(d) for d in devices}
+        return [d for d in self.devices if self.owner(d) in owners]
+
+    def is_regrouping(self, device: str) -> bool:
+        """Say whether the device is about to get another owner, its worker having been told to end."""
+        return any(device in r.devices for r in self.regroups)
+
+    def is_held(self, device: str) -> bool:
+        """Say whether a device gets no new jobs for now, because its worker is to end for another owner."""
+        return self.owner(device) in self.held
+
+    def replica(self, model: Model, owner: str) -> Replica | None:
+        """Return a model's replica in a worker, which has one at most."""
+        return next((r for r in model.replicas.values() if self.owner(r.device) == owner), None)
+
     def tell_worker(self, device: str, message: ToWorker) -> None:
         """Send a message to the device's worker."""
-        self.out.append(SendChild(self.workers[device].incarnation, message))
+        self.out.append(SendChild(self.worker(device).incarnation, message))
 
     def tell_prep(self, message: ToPrep) -> None:
         """Send a message to the prep process."""
@@ -100,19 +157,16 @@ class Host:
 
     def can_serve(self, device: str) -> bool:
         """Say whether models may be placed on the device now, its worker being up or on its way up."""
-        worker = self.workers.get(device)
-        return (
-            worker is not None
-            and device not in self.problems
-            and device not in self.draining_devices
-            and worker.state not in (State.STOPPED, State.DRAINING, State.QUARANTINED)
-        )
+        if device not in self.workers or device in self.problems or device in self.draining_devices:
+            return False
+        down = (State.STOPPED, State.DRAINING, State.QUARANTINED)
+        return self.worker(device).state not in down or self.is_regrouping(device)
 
     def why_not(self, device: str) -> str | None:
         """Return why the device does not serve, None if it does."""
         if device in self.problems:
             return self.problems[device]
-        worker = self.workers[device]
+        worker = self.worker(device)
         if worker.state is State.IDLE:
             return None
         if worker.state is State.QUARANTINED:

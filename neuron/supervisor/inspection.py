@@ -88,6 +88,9 @@ class Inspection:
         """Tell from the header whether the model can ever be held here, and with which sizes."""
         assert model.facts is not None
         model.plan, model.shortfall = None, "no device of this host is served"
+        if model.profile.min_devices > 1:
+            self._foresee_spanning(model)
+            return
         for device in self._host.workers:
             found: MemoryPlan | str = f"{device} has less than min_device_vram_mb ({model.profile.min_device_vram_mb})"
             if is_large_enough(model, self._host.devices[device]):
@@ -96,6 +99,20 @@ class Inspection:
                 model.shortfall = found if model.plan is None else None
             elif model.plan is None or found.kv_tokens > model.plan.kv_tokens:
                 model.plan, model.shortfall = found, None
+
+    def _foresee_spanning(self, model: Model) -> None:
+        """As `_foresee`, for equal shares of the largest devices."""
+        host, count = self._host, model.profile.min_devices
+        large = [d for d in host.workers if is_large_enough(model, host.devices[d])]
+        if len(large) < count:
+            least = model.profile.min_device_vram_mb
+            kind = "served devices" if least is None else f"served devices with {least} MiB or more"
+            model.shortfall = f"it needs {count} {kind} (min_devices), and this host has {len(large)}"
+            return
+        sizes = sorted((mb for d in large if (mb := host.ledger.capacity_mb(d)) is not None), reverse=True)
+        total_mb = sizes[count - 1] * count if len(sizes) == len(large) else None
+        found = size_model(host, model, large[0], total_mb)
+        model.plan, model.shortfall = (found, None) if isinstance(found, MemoryPlan) else (None, found)
 
     def _settle(self, model: Model, fault: str | None) -> None:
         host = self._host

@@ -15,6 +15,8 @@ class Spawn:
     name: str
     """The device's UUID for a worker."""
     incarnation: str
+    devices: tuple[str, ...] = ()
+    """UUIDs of all devices that a worker owns."""
 
 
 @dataclass(frozen=True, slots=True)

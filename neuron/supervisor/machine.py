@@ -51,6 +51,7 @@ from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import Inspection
 from neuron.supervisor.instructions import Exit, Instruction, Kill
 from neuron.supervisor.keeper import Keeper
+from neuron.supervisor.ownership import Ownership
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.policy import RestartPolicy
 from neuron.supervisor.publisher import Publisher
@@ -114,6 +115,7 @@ class Machine:
         self._family = Family(host, self._inspection, self._placement, self._traffic, self._admin)
         self._keeper = Keeper(host, self._inspection, self._placement)
         self._upkeep = Upkeep(host, self._family)
+        self._ownership = Ownership(host, self._family, self._placement, self._traffic)
         self._finds = Finds(host, self._inspection)
         self._reception = Reception(host, self._publisher, self._traffic, self._placement)
         self._strict = strict
@@ -288,7 +290,7 @@ class Machine:
                 self._traffic.beat(peer, message)
             case _:
                 for device, what in self._admin.handle(peer, message):
-                    self._family.happen(host.workers[device], what)
+                    self._family.order(device, what)
 
     def _timer_fired(self, key: str) -> None:
         host = self.host
@@ -317,12 +319,13 @@ class Machine:
         end = self.host.paused.get(device)
         if end is not None and end <= self.host.now:
             for name, what in self._admin.end_pause(device):
-                self._family.happen(self.host.workers[name], what, "the pause is over")
+                self._family.order(name, what, "the pause is over")
 
     def _sweep(self) -> None:
         host = self.host
         self._traffic.sweep()
         self._upkeep.sweep()
+        self._ownership.sweep()
         for peer in host.peers.silent(host.now):
             self._reception.forget(peer.incarnation, f"silent for {host.now - peer.heard_at:.1f} s")
         for child in self._family.children():
@@ -337,6 +340,7 @@ class Machine:
         host = self.host
         for model, (code, text) in self._placement.wants.advance():
             self._traffic.fail_waiting(model, code, text)
+        self._ownership.settle()
         self._upkeep.wake()
         for model_id in list(host.leaving):
             self._traffic.settle(host.models[model_id])

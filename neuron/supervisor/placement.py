@@ -10,13 +10,12 @@ from common.messages import (
     LoadProgress,
     Progress,
     Refused,
-    ReplicaStatus,
     Unloaded,
     UnloadModel,
 )
 from neuron.memory.estimate import IDLE_SEQUENCES, MemoryPlan, is_embedding
-from neuron.memory.residency import Model, Replica
-from neuron.supervisor.host import Host
+from neuron.memory.residency import Model, Replica, share
+from neuron.supervisor.host import Host, Regroup
 from neuron.supervisor.inspection import Inspection, correction_key
 from neuron.supervisor.room import Rooms
 from neuron.supervisor.states import State
@@ -61,13 +60,13 @@ class Placement:
             self._asked.setdefault(model.id, []).append((peer, message))
             self._inspection.inspect(model)
             return
-        targets = [r for r in model.replicas.values() if device in (None, r.device) and not r.is_going]
+        targets = self._targets(model, device)
         error = None
         if targets:
             self._keep(model, targets)
         else:
             error = self.wants.ask(model, device, may_evict=message.may_evict)
-            targets = [r for r in model.replicas.values() if device in (None, r.device) and not r.is_going]
+            targets = self._targets(model, device)
         if error is not None:
             if peer:
                 host.tell(peer, Refused(request=message.request, code=error[0], message=error[1]))
@@ -76,11 +75,15 @@ class Placement:
         elif peer:
             loaded = next((r for r in targets if r.status == "loaded"), None)
             if loaded is not None:
-                host.tell(peer, Done(request=message.request, text=f"{model.id} is loaded on {loaded.device}"))
+                host.tell(peer, Done(request=message.request, text=f"{model.id} is loaded on {loaded.place}"))
             elif targets:
                 targets[0].waiters.append((peer, message.request))
             else:
                 host.wants[model.id, device].waiters.append((peer, message.request))
+
+    @staticmethod
+    def _targets(model: Model, device: str | None) -> list[Replica]:
+        return [r for r in model.replicas.values() if (device is None or device in r.devices) and not r.is_going]
 
     def _keep(self, model: Model, targets: list[Replica]) -> None:
         """Call off an unload that was still waiting for jobs: the later wish counts."""
@@ -90,22 +93,26 @@ class Placement:
                 text = f"the unload of {model.id} was called off by a later load"
                 self._answer(replica, Refused(code=Code.ABORTED, message=text))
 
-    def _start(self, model: Model, device: str, plan: MemoryPlan) -> None:
+    def _start(self, model: Model, devices: tuple[str, ...], plan: MemoryPlan) -> None:
         host = self._host
-        host.ledger.reserve(device, model.id, plan.memory_mb)
-        model.replicas[device] = Replica(device, plan, progress=0.0, since=host.now, memory_mb=plan.memory_mb)
+        replica = Replica(devices, plan, progress=0.0, since=host.now, memory_mb=plan.memory_mb)
+        for device in devices:
+            host.ledger.reserve(device, model.id, replica.share_mb)
+        model.replicas[replica.device] = replica
         model.plan, model.unloaded_because = plan, None
         host.is_dirty = True
-        host.say("info", "loading model", model=model.id, device=device, memory_mb=plan.memory_mb)
-        if host.workers[device].state is State.READY:
-            self._send_load(model, device)
+        host.say("info", "loading model", model=model.id, device=replica.place, memory_mb=plan.memory_mb)
+        if host.must_regroup(devices):
+            host.regroups.append(Regroup(host.affected(devices), devices))
+        elif host.worker(replica.device).state is State.READY and not host.is_regrouping(replica.device):
+            self._send_load(model, replica)
 
-    def _send_load(self, model: Model, device: str) -> None:
+    def _send_load(self, model: Model, replica: Replica) -> None:
         assert model.path is not None
-        replica = model.replicas[device]
-        replica.since, replica.progress = self._host.now, 0.0
-        self._host.tell_worker(
-            device,
+        host, owned = self._host, self._host.members(self._host.owner(replica.device))
+        replica.since, replica.progress = host.now, 0.0
+        host.tell_worker(
+            replica.device,
             LoadModel(
                 model=model.id,
                 path=model.path,
@@ -114,41 +121,41 @@ class Placement:
                 parallel=replica.plan.parallel,
                 is_embedding=is_embedding(model.facts),
                 idle_sequences=IDLE_SEQUENCES,
-                host_cache_mb=self._host.settings.host_cache_mb // len(self._host.workers),
+                host_cache_mb=host.settings.host_cache_mb * len(owned) // len(host.workers),
+                devices=[owned.index(d) for d in replica.devices] if len(owned) > 1 else [],
             ),
         )
 
-    def worker_came_up(self, device: str) -> None:
-        """Load again at once what was resident, pinned by the preload first, then by age."""
-        host = self._host
-        for model_id in host.parked.pop(device, []):
-            if not host.models[model_id].is_coming():
-                self.load_again(host.models[model_id], device)
+    def worker_came_up(self, owner: str) -> None:
+        """Load again at once what was resident on its devices, pinned by the preload first, then by age."""
+        host, devices = self._host, self._host.members(owner)
+        for device in devices:
+            for model_id in host.parked.pop(device, []):
+                if not host.models[model_id].is_coming():
+                    self.load_again(host.models[model_id], device)
         for model_id in self._preload & set(host.models):
             if host.models[model_id].facts is not None:
                 self.load_again(host.models[model_id])
-        resident = [m for m in host.models.values() if device in m.replicas]
+        resident = host.residents(*devices)
         first = host.settings.preload
-        resident.sort(key=lambda m: first.index(m.id) if m.id in first else len(first))
-        for model in resident:
-            replica = model.replicas[device]
-            if replica.status in ("recovering", "loading"):
-                self._send_load(model, device)
+        resident.sort(key=lambda pair: first.index(pair[0].id) if pair[0].id in first else len(first))
+        for model, replica in resident:
+            if replica.status in ("recovering", "loading") and not host.is_regrouping(owner):
+                self._send_load(model, replica)
 
-    def worker_died(self, device: str, cause: str) -> Model | None:
+    def worker_died(self, owner: str, cause: str) -> Model | None:
         """Mark what the worker held as recovering; an unload that was under way is done.
 
         Returns the model whose load is to blame, if it is: it is not tried again, so that one bad file does not take
         one device after another out of service.
         """
-        self._host.ledger.restore(device)
-        culprit = self._loading_at_death(device, cause)
-        for model in list(self._host.models.values()):
-            replica = model.replicas.get(device)
-            if replica is None:
-                continue
+        devices = self._host.members(owner)
+        for device in devices:
+            self._host.ledger.restore(device)
+        culprit = self._loading_at_death(owner, cause)
+        for model, replica in self._host.residents(*devices):
             if replica.status == "unloading" or replica.leaving:
-                self._remove(model, device, f"{model.id} is unloaded from {device}: its worker ended")
+                self._remove(model, replica, f"{model.id} is unloaded from {replica.place}: its worker ended")
             elif replica.status == "loaded":
                 replica.status = "recovering"
                 replica.prefixes.clear()
@@ -156,7 +163,7 @@ class Placement:
         if culprit is None or culprit.load_deaths < LOAD_DEATHS:
             return None
         return self.load_failed(
-            device,
+            owner,
             LoadFailed(
                 model=culprit.id,
                 code=Code.MODEL_LOADING_FAILED,
@@ -164,108 +171,117 @@ class Placement:
             ),
         )
 
-    def _loading_at_death(self, device: str, cause: str) -> Model | None:
+    def _loading_at_death(self, owner: str, cause: str) -> Model | None:
         """Strike and return the model that a worker was loading when it ended by itself; a kill strikes nobody."""
         host = self._host
-        has_begun = device in host.hellos  # before its hello a worker is not asked to load anything
-        loading = [m for m in host.models.values() if self._status(m, device) == "loading"]
-        if not loading or not has_begun or cause in OUTSIDE_SIGNALS:
+        has_begun = owner in host.hellos  # before its hello a worker is not asked to load anything
+        residents = host.residents(*host.members(owner))
+        loading = [(m, r) for m, r in residents if r.status == "loading"]
+        if not loading or not has_begun or cause in OUTSIDE_SIGNALS or host.is_regrouping(owner):
             return None
-        is_loading = host.workers[device].phase in ("loading", "warming")
-        if not is_loading and any(r.running for m in host.models.values() if (r := m.replicas.get(device))):
+        is_loading = host.workers[owner].phase in ("loading", "warming")
+        if not is_loading and any(r.running for _, r in residents):
             return None  # as likely a job's doing
         # A worker loads in the order it was asked to.
-        culprit = min(loading, key=lambda m: m.replicas[device].since)
+        culprit = min(loading, key=lambda pair: pair[1].since)[0]
         culprit.load_deaths += 1
         return culprit
-
-    @staticmethod
-    def _status(model: Model, device: str) -> ReplicaStatus | None:
-        replica = model.replicas.get(device)
-        return None if replica is None else replica.status
 
     def park(self, device: str) -> list[Model]:
         """Take everything off a device that stays down; return the models that have lost a replica."""
         host = self._host
-        lost = [m for m in host.models.values() if device in m.replicas]
+        lost = host.residents(device)
         parked = host.parked.setdefault(device, [])
-        parked += [m.id for m in lost if m.replicas[device].status != "unloading" and m.id not in parked]
-        for model in lost:
-            self._remove(model, device, None, f"{device} does not serve: {host.why_not(device) or 'stopped'}")
-        return lost
+        parked += [m.id for m, r in lost if r.status != "unloading" and m.id not in parked]
+        for model, replica in lost:
+            self._remove(model, replica, None, f"{device} does not serve: {host.why_not(device) or 'stopped'}")
+        return [m for m, _ in lost]
 
-    def progressed(self, device: str, message: LoadProgress) -> None:
+    def give_back(self, model: Model, replica: Replica) -> None:
+        """Take a replica away whose devices no longer have one owner, or whose owner has the model twice."""
+        text = f"{replica.place} got another worker"
+        model.unloaded_because = text
+        self._remove(model, replica, None, text)
+
+    def progressed(self, owner: str, message: LoadProgress) -> None:
         """Record how far a load is, for the state and for those who wait."""
-        replica = self._replica(message.model, device)
+        replica = self._replica(message.model, owner)
         if replica is not None:
             replica.progress = message.progress
             self._host.is_dirty = True
             for peer, request in replica.waiters:
-                text = f"loading {message.model} on {device}"
+                text = f"loading {message.model} on {replica.place}"
                 self._host.tell(peer, Progress(request=request, text=text, fraction=message.progress))
 
-    def loaded(self, device: str, message: Loaded) -> Model | None:
+    def loaded(self, owner: str, message: Loaded) -> Model | None:
         """Record a completed load; return the model."""
-        host, replica = self._host, self._replica(message.model, device)
+        host, replica = self._host, self._replica(message.model, owner)
         if replica is None or replica.status not in ("loading", "recovering"):
             return None
         model = host.models[message.model]
         self._preload.discard(model.id)
-        host.workers[device].cycles += 1
+        host.workers[owner].cycles += 1
         replica.status, replica.progress, model.load_deaths = "loaded", None, 0
+        is_first_load = replica.load_s is None
         replica.load_s = host.now - replica.since
         host.pace.note_load(model.id, replica.load_s)
         replica.loaded_at = replica.used_at = host.now
         replica.has_served = False
-        key = correction_key(model, device)
-        host.corrections[key] = host.corrections.get(key, 0) + message.memory_mb - replica.plan.estimated_mb
+        if is_first_load:  # one that comes back after a death has the same plan, whose error is known by now
+            key = correction_key(model, replica.device)
+            host.corrections[key] = host.corrections.get(key, 0) + message.memory_mb - replica.plan.estimated_mb
         replica.memory_mb = max(message.memory_mb, model.profile.vram_mb or 0)
-        host.ledger.reconcile(device, model.id, replica.memory_mb)
+        for device in replica.devices:
+            host.ledger.reconcile(device, model.id, replica.share_mb)
         host.is_dirty = True
-        host.say("info", "model loaded", model=model.id, device=device, seconds=round(replica.load_s, 2),
+        host.say("info", "model loaded", model=model.id, device=replica.place, seconds=round(replica.load_s, 2),
                  memory_mb=message.memory_mb, kv_tokens=message.kv_tokens)  # fmt: skip
-        self._answer(replica, Done(request="", text=f"{model.id} is loaded on {device} in {replica.load_s:.1f} s"))
+        text = f"{model.id} is loaded on {replica.place} in {replica.load_s:.1f} s"
+        self._answer(replica, Done(request="", text=text))
         return model
 
-    def load_failed(self, device: str, message: LoadFailed) -> Model | None:
+    def load_failed(self, owner: str, message: LoadFailed) -> Model | None:
         """Take the failed replica away and remember why; return the model."""
-        if self._replica(message.model, device) is None:
+        replica = self._replica(message.model, owner)
+        if replica is None:
             return None
         model = self._host.models[message.model]
         self._inspection.note_fault(model, message.message)
-        self._host.say("error", "model failed to load", model=model.id, device=device, why=message.message)
-        self._remove(model, device, None, f"{model.id} cannot be loaded: {message.message}")
+        self._host.say("error", "model failed to load", model=model.id, device=replica.place, why=message.message)
+        self._remove(model, replica, None, f"{model.id} cannot be loaded: {message.message}")
         return model
 
     def begin_unload(self, model: Model, device: str) -> None:
         """Have the worker free a replica that has no running job."""
         replica = model.replicas[device]
-        assert replica.running == 0, f"{model.id} on {device} still has jobs"
+        assert replica.running == 0, f"{model.id} on {replica.place} still has jobs"
         replica.status, replica.since = "unloading", self._host.now
         self._host.is_dirty = True
-        if self._host.workers[device].state in (State.READY, State.DRAINING):
+        if self._host.worker(device).state in (State.READY, State.DRAINING):
             self._host.tell_worker(device, UnloadModel(model=model.id))
         else:
-            self._remove(model, device, f"{model.id} is unloaded from {device}")
+            self._remove(model, replica, f"{model.id} is unloaded from {replica.place}")
 
-    def unloaded(self, device: str, message: Unloaded) -> Model | None:
+    def unloaded(self, owner: str, message: Unloaded) -> Model | None:
         """Record a completed unload; return the model."""
         model_id, kept_mb = message.model, message.kept_mb
-        replica = self._replica(model_id, device)
+        replica = self._replica(model_id, owner)
         if replica is None or replica.status != "unloading":
             return None
         model = self._host.models[model_id]
         if kept_mb > max(KEPT_MB, (replica.memory_mb or 0) // 10):
-            self._host.ledger.withhold(device, kept_mb)
-            self._host.say("warning", "memory is not released; the worker is renewed when idle", device=device,
+            for device in replica.devices:
+                self._host.ledger.withhold(device, share(kept_mb, len(replica.devices)))
+            self._host.say("warning", "memory is not released; the worker is renewed when idle", device=replica.place,
                            model=model_id, kept_mb=kept_mb)  # fmt: skip
-        self._remove(model, device, f"{model_id} is unloaded from {device}")
-        self._host.say("info", "model unloaded", model=model_id, device=device)
+        self._remove(model, replica, f"{model_id} is unloaded from {replica.place}")
+        self._host.say("info", "model unloaded", model=model_id, device=replica.place)
         return model
 
-    def _remove(self, model: Model, device: str, done: str | None, failed: str = "") -> None:
-        replica = model.replicas.pop(device)
-        self._host.ledger.release(device, model.id)
+    def _remove(self, model: Model, replica: Replica, done: str | None, failed: str = "") -> None:
+        del model.replicas[replica.device]
+        for device in replica.devices:
+            self._host.ledger.release(device, model.id)
         self._host.is_dirty = True
         if done is not None:
             self._answer(replica, Done(request="", text=done))
@@ -280,6 +296,6 @@ class Placement:
                 self._host.tell(peer, Refused(request=request, code=reply.code, message=reply.message))
         replica.waiters.clear()
 
-    def _replica(self, model_id: str, device: str) -> Replica | None:
+    def _replica(self, model_id: str, owner: str) -> Replica | None:
         model = self._host.models.get(model_id)
-        return model.replicas.get(device) if model is not None else None
+        return self._host.replica(model, owner) if model is not None else None

@@ -16,7 +16,8 @@ def build(host: Host) -> str | None:
 
 def device_state(host: Host, uuid: str) -> DeviceState:
     """Return the state of one device."""
-    device, worker, hello = host.devices[uuid], host.workers.get(uuid), host.hellos.get(uuid)
+    device, owner = host.devices[uuid], host.owner(uuid)
+    worker, hello = host.workers.get(owner), host.hellos.get(owner)
     reading = None
     if host.reading is not None:
         reading = next((g for g in host.reading.devices if g.uuid == device.visible), None)
@@ -40,6 +41,7 @@ def device_state(host: Host, uuid: str) -> DeviceState:
         cycles=worker.cycles if worker is not None else 0,
         phase=worker.phase if worker is not None and worker.is_alive else None,
         backend=hello.backend if hello is not None else None,
+        owner=owner if owner != uuid else None,
     )
 
 
@@ -60,6 +62,7 @@ def model_state(host: Host, model: Model) -> ModelState:
             running=r.running,
             load_s=r.load_s,
             makes_room_for=r.makes_room_for,
+            also_on=list(r.devices[1:]),
         )
         for r in model.replicas.values()
     ]

@@ -1,10 +1,13 @@
-"""Room on devices: what is free, who would have to go for more, and marking those. Decides, but loads nothing."""
+"""Room on devices: what is free, who would have to go for more, and marking those. Decides, but loads nothing.
+
+A model that spans several devices takes an equal share of each, so of every one it gets what the fullest has room for.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from neuron.memory.estimate import MemoryPlan
-from neuron.memory.residency import Model, Replica, Want
+from neuron.memory.residency import Model, Replica, Want, share
 from neuron.memory.victims import Strategy, Tenant, choose_victims, cost, may_go
 from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import size_model
@@ -12,20 +15,26 @@ from neuron.supervisor.inspection import size_model
 UNSERVED_S = 10.0
 """A model that was loaded and not used in this time may go: nobody came for it."""
 
+Devices = tuple[str, ...]
+"""What one replica lies on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A device with enough free memory."""
+    """Devices of one worker with enough free memory."""
 
-    device: str
+    devices: Devices
     plan: MemoryPlan
 
 
 @dataclass(frozen=True, slots=True)
 class Chance:
-    """A device on which room can be made, by these models or, if there are none, by those that go already."""
+    """Devices on which room can be made, by these models or, if there are none, by those that go already.
 
-    device: str
+    Without either there is room, but one worker has to take the devices over first.
+    """
+
+    devices: Devices
     plan: MemoryPlan
     victims: list[Tenant]
 
@@ -60,73 +69,109 @@ class Rooms:
         free, room = ledger.free_mb(device), ledger.room_mb(device, self._going(device))
         return None if free is None or room is None else max(0, min(free, room))
 
-    def find(self, model: Model, devices: Sequence[str], evictable: Collection[str]) -> Fit | Chance | Later | Never:
-        """Choose among `devices`; only on those of `evictable` may others have to go."""
+    def find(self, model: Model, places: Sequence[Devices], evictable: Collection[str]) -> Fit | Chance | Later | Never:
+        """Choose among `places`; only on devices of `evictable` may others have to go."""
         fits: list[tuple[int, Fit]] = []
         cramped: list[tuple[int, Fit]] = []
         chances: list[Chance] = []
         is_later = False
         why = []
-        for device in devices:
-            ideal = size_model(self._host, model, device, self._host.ledger.capacity_mb(device))
+        for place in places:
+            name = "+".join(place)
+            ideal = self._size(model, place, [self._host.ledger.capacity_mb(d) for d in place])
             if not isinstance(ideal, MemoryPlan):
-                why.append(f"{device}: {ideal}")
+                why.append(f"{name}: {ideal}")
                 continue
-            free = self.free_mb(device)
-            now = size_model(self._host, model, device, free)
-            if isinstance(now, MemoryPlan):
+            least = _least([self.free_mb(d) for d in place])
+            now = self._size(model, place, [least])
+            is_free = isinstance(now, MemoryPlan) and not self._spanning(place)
+            if isinstance(now, MemoryPlan) and is_free:
                 # A context smaller than the device could offer is taken only where nobody can go for a larger one.
-                (fits if now.context >= ideal.context else cramped).append((free or 0, Fit(device, now)))
+                (fits if now.context >= ideal.context else cramped).append((least or 0, Fit(place, now)))
                 if now.context >= ideal.context:
                     continue
-            found = self._make(model, device, ideal) if device in evictable else Later()
+            found = self._make(model, place, ideal) if all(d in evictable for d in place) else Later()
             if isinstance(found, Chance):
                 chances.append(found)
             elif isinstance(found, Never):
-                why.append(f"{device}: {found.why}")
-            elif not isinstance(now, MemoryPlan):
+                why.append(f"{name}: {found.why}")
+            elif not is_free:
                 is_later = True
         if fits:
-            return max(fits, key=lambda f: f[0])[1]
+            return self._take(max(fits, key=lambda f: (not self._host.must_regroup(f[1].devices), f[0]))[1])
         if chances:
-            return min(chances, key=lambda c: cost(c.victims, self.strategy))
+            return min(chances, key=lambda c: (cost(c.victims, self.strategy), self._host.must_regroup(c.devices)))
         if cramped:
-            return max(cramped, key=lambda f: f[0])[1]
+            return self._take(max(cramped, key=lambda f: f[0])[1])
         return Later() if is_later else Never("; ".join(why) or "it is already on every device")
 
-    def _make(self, model: Model, device: str, ideal: MemoryPlan) -> Chance | Later | Never:
+    def _take(self, fit: Fit) -> Fit | Chance:
+        return Chance(fit.devices, fit.plan, []) if self._host.must_regroup(fit.devices) else fit
+
+    def _size(self, model: Model, place: Devices, rooms: Sequence[int | None]) -> MemoryPlan | str:
+        """Return the sizes for a place whose devices have this much room each."""
+        least = _least(rooms)
+        return size_model(self._host, model, place[0], None if least is None else max(0, least) * len(place))
+
+    def _spanning(self, place: Devices) -> list[tuple[Model, Replica]]:
+        """Return who spans devices of workers that would have to give this place up: nobody can move such a model."""
+        host = self._host
+        if not host.must_regroup(place):
+            return []
+        return [(m, r) for m, r in host.residents(*host.affected(place)) if len(r.devices) > 1 and not r.is_going]
+
+    def _make(self, model: Model, place: Devices, ideal: MemoryPlan) -> Chance | Later | Never:
         host, priority = self._host, model.profile.residency_priority
-        tenants, going = self._tenants(device), self._going(device)
-        most = host.ledger.room_mb(device, going | {t.model for t in tenants if may_go(t, priority)})
-        plan: MemoryPlan | str = ideal
-        if most is not None and ideal.memory_mb > (most := most + host.ledger.earmarked_mb(device)):
+        tenants = {d: self._tenants(d) for d in place}
+        most: list[int | None] = []
+        for device in place:
+            gone = self._going(device) | {t.model for t in tenants[device] if may_go(t, priority)}
+            room = host.ledger.room_mb(device, gone)
             # Who is about to come may go again in its turn.
-            plan = size_model(host, model, device, max(0, most))
-        if not isinstance(plan, MemoryPlan):
-            staying = sorted(t.model for t in tenants if not may_go(t, priority))
-            return Never(plan + (f" even if all went that may; {', '.join(staying)} may not" if staying else ""))
-        room = host.ledger.room_mb(device, going)
-        lacking = 0 if room is None else plan.memory_mb - room
-        if lacking <= 0:
-            return Chance(device, plan, [])
-        victims = choose_victims(tenants, lacking, priority=priority, strategy=self.strategy)
-        return Later() if victims is None else Chance(device, plan, victims)
+            most.append(None if room is None else room + host.ledger.earmarked_mb(device))
+        plan: MemoryPlan | str = ideal
+        least = _least(most)
+        if least is not None and share(ideal.memory_mb, len(place)) > least:
+            plan = self._size(model, place, most)
+        spanning = [self._tenant(m, r) for m, r in self._spanning(place)]
+        if isinstance(plan, MemoryPlan) and all(may_go(t, priority) for t in spanning):
+            return self._choose(place, plan, tenants, spanning, priority)
+        staying = {t.model for ts in (*tenants.values(), spanning) for t in ts if not may_go(t, priority)}
+        text = plan if isinstance(plan, str) else "one worker would have to take all its devices over"
+        return Never(text + (f" even if all went that may; {', '.join(sorted(staying))} may not" if staying else ""))
+
+    def _choose(
+        self, place: Devices, plan: MemoryPlan, tenants: dict[str, list[Tenant]], chosen: list[Tenant], priority: int
+    ) -> Chance | Later:
+        """Add to the victims chosen already, device by device, who has to go beside them."""
+        if not all(t.is_settled for t in chosen):
+            return Later()
+        for device in place:
+            here = {t.model for t in chosen if device in self._host.models[t.model].replicas[t.device].devices}
+            room = self._host.ledger.room_mb(device, self._going(device) | here)
+            lacking = 0 if room is None else share(plan.memory_mb, len(place)) - room
+            if lacking > 0:
+                others = [t for t in tenants[device] if t.model not in here]
+                victims = choose_victims(others, lacking, priority=priority, strategy=self.strategy)
+                if victims is None:
+                    return Later()
+                chosen = chosen + victims
+        return Chance(place, plan, chosen)
 
     def _tenants(self, device: str) -> list[Tenant]:
-        host = self._host
-        return [
-            Tenant(
-                model.id,
-                replica.memory_mb or 0,
-                model.profile.residency_priority,
-                replica.used_at,
-                is_busy=replica.running > 0 or host.jobs.waiting(model.id) > 0,
-                is_pinned=model.pinned,
-                is_settled=self._is_settled(model, replica),
-            )
-            for model in host.models.values()
-            if (replica := model.replicas.get(device)) is not None and not replica.is_going
-        ]
+        return [self._tenant(m, r) for m, r in self._host.residents(device) if not r.is_going]
+
+    def _tenant(self, model: Model, replica: Replica) -> Tenant:
+        return Tenant(
+            model.id,
+            replica.share_mb,
+            model.profile.residency_priority,
+            replica.used_at,
+            is_busy=replica.running > 0 or self._host.jobs.waiting(model.id) > 0,
+            is_pinned=model.pinned,
+            is_settled=self._is_settled(model, replica),
+            device=replica.device,
+        )
 
     def _is_settled(self, model: Model, replica: Replica) -> bool:
         if replica.status != "loaded" or replica.leaving:
@@ -138,47 +183,61 @@ class Rooms:
         return replica.has_served or age >= UNSERVED_S
 
     def _going(self, device: str) -> set[str]:
-        return {m.id for m in self._host.models.values() if (r := m.replicas.get(device)) is not None and r.is_going}
+        return {m.id for m, r in self._host.residents(device) if r.is_going}
 
     def make(self, want: Want, chance: Chance) -> None:
         """Have the victims leave, and keep their memory for the model."""
         host = self._host
-        want.at, want.plan = chance.device, chance.plan
-        host.ledger.earmark(chance.device, want.model, chance.plan.memory_mb)
+        want.at, want.plan = chance.devices, chance.plan
+        for device in want.at:
+            host.ledger.earmark(device, want.model, want.share_mb)
         host.is_dirty = True
         for victim in chance.victims:
             model = host.models[victim.model]
-            replica = model.replicas[chance.device]
+            replica = model.replicas[victim.device]
             replica.leaving, replica.makes_room_for = True, want.model
             host.leaving.add(model.id)
             how = "busy, its jobs end first" if victim.is_busy else f"idle for {host.now - replica.used_at:.1f} s"
-            model.unloaded_because = f"made room for {want.model} on {chance.device} ({self.strategy}: {how})"
-            host.say("info", "evicting model", model=model.id, device=chance.device, makes_room_for=want.model,
+            model.unloaded_because = f"made room for {want.model} on {replica.place} ({self.strategy}: {how})"
+            host.say("info", "evicting model", model=model.id, device=replica.place, makes_room_for=want.model,
                      because=f"{self.strategy}: {how}")  # fmt: skip
 
     def give_up(self, want: Want) -> None:
         """Let the victims stay that have not gone yet, and the memory go to others."""
         host = self._host
-        if want.at is None:
+        if not want.at:
             return
-        host.ledger.forgo(want.at, want.model)
-        for model in host.models.values():
-            replica = model.replicas.get(want.at)
-            if replica is not None and replica.makes_room_for == want.model and replica.status == "loaded":
+        for device in want.at:
+            host.ledger.forgo(device, want.model)
+        for model, replica in host.residents(*host.affected(want.at)):
+            if replica.makes_room_for == want.model and replica.status == "loaded":
                 replica.leaving, replica.makes_room_for, model.unloaded_because = False, None, None
-                host.say("info", "model stays", model=model.id, device=want.at, because=f"{want.model} gave up")
-        want.at = want.plan = None
+                host.say("info", "model stays", model=model.id, device=replica.place,
+                         because=f"{want.model} gave up")  # fmt: skip
+        want.at, want.plan = (), None
         host.is_dirty = True
 
     def is_sound(self, want: Want) -> bool:
         """Say whether the room in the making will still suffice."""
-        assert want.at is not None
-        room = self._host.ledger.room_mb(want.at, self._going(want.at))
-        return self._host.can_serve(want.at) and (room is None or room >= 0)
+        rooms = [self._host.ledger.room_mb(d, self._going(d)) for d in want.at]
+        has_room = all(room is None or room >= 0 for room in rooms)
+        return has_room and all(self._host.can_serve(d) for d in want.at) and not self._spanning(want.at)
 
     def is_made(self, want: Want) -> bool:
         """Say whether the model can be loaded now."""
-        assert want.at is not None
-        assert want.plan is not None
-        model = self._host.models[want.model]
-        return want.at not in model.replicas and self._host.ledger.can_hold(want.at, want.plan.memory_mb)
+        host, model = self._host, self._host.models[want.model]
+        if any(host.replica(model, host.owner(d)) is not None for d in want.at):
+            return False
+        if not all(host.ledger.can_hold(d, want.share_mb) for d in want.at):
+            return False
+        if not host.must_regroup(want.at):
+            return True
+        # Its workers end for it: no job is cut, and no load is begun anew.
+        affected = host.affected(want.at)
+        is_at_rest = all(r.status == "loaded" and not r.running for _, r in host.residents(*affected))
+        return is_at_rest and not any(host.is_regrouping(d) for d in affected)
+
+
+def _least(rooms: Sequence[int | None]) -> int | None:
+    """Return the least room that is known."""
+    return min((r for r in rooms if r is not None), default=None)

@@ -177,7 +177,9 @@ class Traffic:
             free = [
                 r
                 for r in model.serving()
-                if r.running < r.plan.parallel and host.workers[r.device].state is State.READY
+                if r.running < r.plan.parallel
+                and host.worker(r.device).state is State.READY
+                and not host.is_held(r.device)
             ]
             if not free:
                 return
@@ -229,14 +231,15 @@ class Traffic:
         )
         host.tell_worker(replica.device, Run(tasks=[task]))
 
-    def worker_said(self, device: str, gateway: str, message: Started | Ended | Failed) -> None:
+    def worker_said(self, owner: str, gateway: str, message: Started | Ended | Failed) -> None:
         """Relay what a worker tells a gateway of jobs that are still on; count the ends."""
         current = [
             (entry, item)
             for item in message.items
             if (entry := self._host.jobs.find_of(gateway, item.job)) is not None
             and entry.job.attempt == item.attempt
-            and entry.device == device
+            and entry.device is not None
+            and self._host.owner(entry.device) == owner
         ]
         if isinstance(message, Started):
             for entry, _ in current:
@@ -278,7 +281,7 @@ class Traffic:
 
     def _stop_running(self, entry: Entry) -> None:
         """Have the worker drop the job, before its slot goes to the next: a worker takes its messages in order."""
-        if entry.device is not None and self._host.workers[entry.device].is_alive:
+        if entry.device is not None and self._host.worker(entry.device).is_alive:
             self._host.tell_worker(entry.device, AbortTasks(jobs=[entry.key]))
 
     def abort_keys(self, peer: str, message: Abort) -> None:
@@ -306,10 +309,11 @@ class Traffic:
             # Its end, or its Submit, went under in a broken connection, or has crossed this Beat.
             self._host.tell(peer, Failed(items=[_lost(key) for key in lost]))
 
-    def worker_died(self, device: str, cause: str) -> None:
+    def worker_died(self, owner: str, cause: str) -> None:
         """End the jobs that had a slot there. Queued ones wait for the worker's return."""
-        for entry in self._host.jobs.running_on(device):
-            self.fail(entry, Code.WORKER_DIED, f"the worker of {device} ended ({cause})", retriable=True)
+        for device in self._host.members(owner):
+            for entry in self._host.jobs.running_on(device):
+                self.fail(entry, Code.WORKER_DIED, f"the worker of {device} ended ({cause})", retriable=True)
 
     def settle(self, model: Model) -> None:
         """Unload the leaving replicas whose last job has ended; afterwards serve what has come since."""

@@ -23,7 +23,7 @@ class Upkeep:
     def wake(self) -> None:
         """Start the workers of idle devices that are to hold a model again."""
         for device, worker in self._host.workers.items():
-            if worker.is_resting and self._residents(device):
+            if worker.is_resting and self._host.residents(device):
                 self._family.happen(worker, "start", "a model is to be loaded")
 
     def sweep(self) -> None:
@@ -32,7 +32,7 @@ class Upkeep:
         if host.stopping:
             return
         for device, worker in host.workers.items():
-            residents = self._residents(device)
+            residents = host.residents(*host.members(device))
             for model, replica in residents:
                 self._expire(model, replica)
             if worker.state is not State.READY or residents or self._is_wanted(device):
@@ -41,15 +41,16 @@ class Upkeep:
                 self._empty_since.pop(device)
                 self._family.happen(worker, "rest", f"without a model for {host.settings.idle_exit_s:g} s")
             if self._keeps_memory(worker, residents):
-                self._family.happen(worker, "restart", f"{host.ledger.unreleased_mb(device)} MiB were not released")
+                self._family.happen(worker, "restart", f"{self._unreleased_mb(device)} MiB were not released")
             elif self._is_due_for_defrag(worker, residents):
                 self._family.happen(worker, "restart", f"renewed after {worker.cycles} loads")
 
-    def _residents(self, device: str) -> list[tuple[Model, Replica]]:
-        return [(m, m.replicas[device]) for m in self._host.models.values() if device in m.replicas]
+    def _unreleased_mb(self, owner: str) -> int:
+        return sum(self._host.ledger.unreleased_mb(d) for d in self._host.members(owner))
 
-    def _is_wanted(self, device: str) -> bool:
-        return any(w.at == device for w in self._host.wants.values())
+    def _is_wanted(self, owner: str) -> bool:
+        members = self._host.members(owner)
+        return any(not set(members).isdisjoint(w.at) for w in self._host.wants.values())
 
     def _is_unused(self, model: Model, replica: Replica) -> bool:
         is_quiet = replica.status == "loaded" and not replica.leaving and not replica.waiters
@@ -60,13 +61,13 @@ class Upkeep:
         if ttl_s is None or model.pinned or not self._is_unused(model, replica) or host.now - replica.used_at < ttl_s:
             return
         replica.leaving = True
-        model.unloaded_because = f"not used on {replica.device} for {ttl_s:g} s (ttl_s)"
+        model.unloaded_because = f"not used on {replica.place} for {ttl_s:g} s (ttl_s)"
         host.leaving.add(model.id)
-        host.say("info", "model expires", model=model.id, device=replica.device, ttl_s=ttl_s)
+        host.say("info", "model expires", model=model.id, device=replica.place, ttl_s=ttl_s)
 
     def _keeps_memory(self, worker: Child, residents: list[tuple[Model, Replica]]) -> bool:
         """Say whether the worker holds memory that belongs to no model, and has nothing to do."""
-        is_kept = self._host.ledger.unreleased_mb(worker.name) > 0
+        is_kept = self._unreleased_mb(worker.name) > 0
         return is_kept and worker.state is State.READY and all(self._is_unused(m, r) for m, r in residents)
 
     def _is_due_for_defrag(self, worker: Child, residents: list[tuple[Model, Replica]]) -> bool:

@@ -5,6 +5,7 @@ last waiter is gone, when its time is over, and when it no longer suffices; then
 """
 
 from collections.abc import Callable, Collection
+from itertools import combinations, islice
 
 from common.errors import Code
 from common.messages import Done, Refused
@@ -12,15 +13,17 @@ from neuron.memory.estimate import MemoryPlan
 from neuron.memory.residency import Model, Want
 from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import is_large_enough
-from neuron.supervisor.room import Chance, Fit, Later, Never, Rooms
+from neuron.supervisor.room import Chance, Devices, Fit, Later, Never, Rooms
 
 Failure = tuple[Code, str]
+MOST_PLACES = 256
+"""Sets of devices that are looked at for a model that spans several."""
 
 
 class Wants:
     """Carries wishes to their load or their refusal."""
 
-    def __init__(self, host: Host, rooms: Rooms, start: Callable[[Model, str, MemoryPlan], None]) -> None:
+    def __init__(self, host: Host, rooms: Rooms, start: Callable[[Model, Devices, MemoryPlan], None]) -> None:
         """`start` begins a load for which there is room."""
         self._host = host
         self._rooms = rooms
@@ -39,12 +42,13 @@ class Wants:
         outcome = self._attempt(want, self._contested() if may_evict else host.devices)
         if isinstance(outcome, tuple):
             return outcome
-        if outcome is not None and not may_evict:
+        if outcome is not None and not may_evict and not want.at:
             return Code.NO_CAPACITY, f"no room for model '{model.id}' unless another one goes"
         if outcome is not None:
+            want.is_own = not may_evict
             host.wants[model.id, device] = want
             host.is_dirty = True
-            host.say("info", "model waits for room", model=model.id, device=want.at)
+            host.say("info", "model waits for room", model=model.id, device="+".join(want.at) or None)
         return None
 
     def advance(self) -> list[tuple[Model, Failure]]:
@@ -56,7 +60,7 @@ class Wants:
                 self._forget(key)
                 self._hand_over(want, model)
                 continue
-            if not want.waiters and (want.device is not None or not host.jobs.waiting(model.id)):
+            if not want.waiters and not want.is_own and (want.device is not None or not host.jobs.waiting(model.id)):
                 host.say("info", "model no longer waits for room", model=model.id, because="nobody waits for it")
                 self._forget(key)
                 continue
@@ -76,8 +80,7 @@ class Wants:
     def _is_fulfilled(self, want: Want, model: Model) -> bool:
         if want.device is None:
             return model.is_coming()
-        replica = model.replicas.get(want.device)
-        return replica is not None and not replica.is_going
+        return any(want.device in r.devices and not r.is_going for r in model.replicas.values())
 
     def _step(self, want: Want, model: Model) -> Failure | Later | None:
         """Return None when its load has begun, and Later while it has to wait."""
@@ -87,10 +90,10 @@ class Wants:
         if waited_s > host.settings.swap_wait_s:
             text = f"no room for model '{model.id}' within {waited_s:.0f} s: the others are in use"
             return Code.NO_CAPACITY, text
-        if want.at is not None and not self._rooms.is_sound(want):
+        if want.at and not self._rooms.is_sound(want):
             self._rooms.give_up(want)
-        if want.at is None:
-            return self._attempt(want, self._contested(want))
+        if not want.at:
+            return self._attempt(want, host.devices if want.is_own else self._contested(want))
         if not self._rooms.is_made(want):
             return Later()
         assert want.plan is not None
@@ -100,17 +103,27 @@ class Wants:
     def _attempt(self, want: Want, kept: Collection[str]) -> Failure | Later | None:
         """Look for room; on the devices of `kept` nobody goes."""
         host, model = self._host, self._host.models[want.model]
+        count = model.profile.min_devices
         named = [want.device] if want.device is not None else list(host.devices)
-        serving = [d for d in named if host.can_serve(d) and is_large_enough(model, host.devices[d])]
-        if not serving:
-            reasons = "; ".join(f"{d}: {host.why_not(d) or 'less than min_device_vram_mb'}" for d in named)
-            return Code.DEVICE_UNAVAILABLE, f"no device can take model '{model.id}' now ({reasons})"
-        devices = [d for d in serving if d not in model.replicas]
-        if not devices and any(model.replicas[d].is_going for d in serving):
+        serving = [d for d in host.devices if host.can_serve(d) and is_large_enough(model, host.devices[d])]
+        if len(serving) < count or not any(d in serving for d in named):
+            considered = named if count == 1 else host.devices
+            reasons = "; ".join(
+                f"{d}: {host.why_not(d) or 'less than min_device_vram_mb'}" for d in considered if d not in serving
+            )
+            needs = "no device" if count == 1 else f"fewer than {count} devices"
+            return (
+                Code.DEVICE_UNAVAILABLE,
+                f"{needs} can take model '{model.id}' now ({reasons or 'there are no more'})",
+            )
+        places = [p for p in self._places(want, serving, count) if self._is_vacant(model, p)]
+        here = [r for d in serving if d in named and (r := host.replica(model, host.owner(d)))]
+        is_changing = count > 1 and any(host.is_regrouping(d) for d in serving)
+        if not places and (is_changing or any(r.is_going for r in here)):
             return Later()
-        match self._rooms.find(model, devices, [d for d in devices if d not in kept]):
-            case Fit(device, plan):
-                self._start(model, device, plan)
+        match self._rooms.find(model, places, [d for d in serving if d not in kept]):
+            case Fit(devices, plan):
+                self._start(model, devices, plan)
                 return None
             case Chance() as chance:
                 self._rooms.make(want, chance)
@@ -120,13 +133,25 @@ class Wants:
             case Never(why):
                 return Code.NO_CAPACITY, f"no room for model '{model.id}' ({why})"
 
+    @staticmethod
+    def _places(want: Want, serving: list[str], count: int) -> list[Devices]:
+        places = (p for p in combinations(serving, count) if want.device is None or want.device in p)
+        return list(islice(places, MOST_PLACES))
+
+    def _is_vacant(self, model: Model, place: Devices) -> bool:
+        """Say whether the model may come here: a worker has it once, and one that is to end takes none that spans."""
+        host = self._host
+        if any(host.replica(model, host.owner(d)) is not None for d in place):
+            return False
+        return len(place) == 1 or not any(host.is_regrouping(d) for d in host.affected(place))
+
     def _contested(self, until: Want | None = None) -> set[str]:
         """Return the devices on which an earlier wish, still without a plan, is to choose first: else it may starve."""
         devices: set[str] = set()
         for want in self._host.wants.values():
             if want is until:
                 break
-            if want.at is None:
+            if not want.at:
                 devices |= {want.device} if want.device is not None else set(self._host.devices)
         return devices
 
@@ -136,11 +161,13 @@ class Wants:
 
     def _hand_over(self, want: Want, model: Model) -> None:
         """Let those who waited for room wait for the load."""
-        replicas = [r for r in model.replicas.values() if want.device in (None, r.device) and not r.is_going]
+        replicas = [
+            r for r in model.replicas.values() if (want.device is None or want.device in r.devices) and not r.is_going
+        ]
         loaded = next((r for r in replicas if r.status == "loaded"), None)
         for peer, request in want.waiters:
             if loaded is not None:
-                self._host.tell(peer, Done(request=request, text=f"{model.id} is loaded on {loaded.device}"))
+                self._host.tell(peer, Done(request=request, text=f"{model.id} is loaded on {loaded.place}"))
             else:
                 replicas[0].waiters.append((peer, request))
 

@@ -27,7 +27,8 @@ def main() -> None:
     engine = cast(Engine, importlib.import_module(module).create_engine(args.threads, args.kind))
     bus = Bus(args.line)
     budget_s = args.step_budget_ms / 1000
-    loop = Loop(engine, bus, incarnation=args.incarnation, device=args.device, step_budget_s=budget_s)
+    places = [int(place) for place in args.places.split(",")]
+    loop = Loop(engine, bus, incarnation=args.incarnation, device=args.device, step_budget_s=budget_s, places=places)
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     try:
         loop.run()
@@ -46,6 +47,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--incarnation", required=True)
     parser.add_argument("--device", required=True, help="UUID")
     parser.add_argument("--kind", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--places", default="0", help="which visible GPU each of its devices is, separated by commas")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--lifeline", type=int, required=True, help="file descriptor of the supervisor's pipe")
     parser.add_argument("--supervisor-pid", type=int, required=True)

@@ -184,17 +184,29 @@ class Engine(Protocol):
     def facts(self) -> EngineFacts:
         """Describe build and devices, without touching the device's memory."""
 
-    def load(self, path: str, *, kv_tokens: int, parallel: int, idle: int, progress: Callable[[float], bool]) -> Model:
+    def load(
+        self,
+        path: str,
+        *,
+        kv_tokens: int,
+        parallel: int,
+        idle: int,
+        progress: Callable[[float], bool],
+        devices: Sequence[int] = (),
+    ) -> Model:
         """Load a model for `parallel` running and about `idle` other sequences. Raises LoadError.
 
-        `progress` takes 0 to 1 and returns False to give up.
+        `progress` takes 0 to 1 and returns False to give up. `devices`: those of this process that share it evenly;
+        none: the first one.
         """
 
-    def load_embedder(self, path: str, *, tokens: int, progress: Callable[[float], bool]) -> Embedder:
+    def load_embedder(
+        self, path: str, *, tokens: int, progress: Callable[[float], bool], devices: Sequence[int] = ()
+    ) -> Embedder:
         """Load a model for vectors or scores of texts of up to `tokens`; as `load`."""
 
     def device_memory(self) -> tuple[int, int] | None:
-        """Return MiB free and in total, None where that is the host's business."""
+        """Return MiB free and in total of all devices together, None where that is the host's business."""
 
     def close(self) -> None:
         """Free what belongs to no model."""

@@ -44,6 +44,7 @@ LEAST_ROWS = 16
 _GPU_TYPES = (1, 2)
 """ggml_backend_dev_type: GPU, IGPU."""
 _PIECE_BYTES = 256
+MOST_DEVICES = int(llama_cpp.llama_max_devices())
 MOST_SEQUENCES = 256
 """LLAMA_MAX_SEQ."""
 LEAST_IDLE = 2
@@ -99,14 +100,21 @@ class LlamaEngine:
         )
 
     def load(
-        self, path: str, *, kv_tokens: int, parallel: int, idle: int, progress: Callable[[float], bool]
+        self,
+        path: str,
+        *,
+        kv_tokens: int,
+        parallel: int,
+        idle: int,
+        progress: Callable[[float], bool],
+        devices: Sequence[int] = (),
     ) -> "LlamaModel":
         """Load a GGUF and make its context. Raises LoadError with llama.cpp's own reason."""
         most = MOST_SEQUENCES - LEAST_IDLE - 1
         if parallel > most:
             raise LoadError(f"parallel: {parallel} is more than llama.cpp can run at once ({most})")
         with llama_log.collect() as lines:
-            model = self._read(path, progress, lines)
+            model = self._read(path, progress, lines, devices)
             kind = _memory_kind(model)
             sequences = _sequences(kind, parallel, idle)
             params = self._context_params(model, kv_tokens, sequences)
@@ -116,28 +124,46 @@ class LlamaEngine:
                 raise LoadError(llama_log.decisive(lines) or f"llama.cpp has no room for {kv_tokens} KV cells")
         return LlamaModel(model, context, kind, sequences, _state_key(path, params), llama_log.buffers_mb(lines))
 
-    def load_embedder(self, path: str, *, tokens: int, progress: Callable[[float], bool]) -> LlamaEmbedder:
+    def load_embedder(
+        self, path: str, *, tokens: int, progress: Callable[[float], bool], devices: Sequence[int] = ()
+    ) -> LlamaEmbedder:
         """Load a GGUF for vectors or scores. Raises LoadError."""
         with llama_log.collect() as lines:
-            return open_embedder(self._read(path, progress, lines), tokens, self._threads, self._kind, lines)
+            return open_embedder(self._read(path, progress, lines, devices), tokens, self._threads, self._kind, lines)
 
-    def _read(self, path: str, progress: Callable[[float], bool], lines: list[llama_log.Line]) -> Any:
+    def _read(
+        self, path: str, progress: Callable[[float], bool], lines: list[llama_log.Line], devices: Sequence[int]
+    ) -> Any:
         if not self._is_initialised:
             llama_cpp.llama_backend_init()
             self._is_initialised = True
-        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), self._model_params(progress))
+        gpus = self._gpus()
+        chosen = [gpus[i] for i in devices or range(1) if i < len(gpus)]
+        # llama.cpp reads both lists during the call only.
+        handles = (ctypes.c_void_p * (len(chosen) + 1))(*chosen)
+        shares = (ctypes.c_float * MOST_DEVICES)(*[1.0] * len(chosen))
+        params = self._model_params(progress)
+        if chosen:
+            params.devices = ctypes.cast(handles, ctypes.c_void_p)
+            params.tensor_split = ctypes.cast(shares, type(params.tensor_split))
+        if len(chosen) > 1:
+            params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_LAYER
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not model:
             raise LoadError(f"{Path(path).name}: {llama_log.decisive(lines) or 'llama.cpp gives no reason'}")
         return model
 
     def device_memory(self) -> tuple[int, int] | None:
-        """Return the GPU's free and total MiB as its driver tells them."""
+        """Return the GPUs' free and total MiB as their driver tells them."""
         gpus = self._gpus()
         if not gpus:
             return None
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        _device_memory(gpus[0], ctypes.byref(free), ctypes.byref(total))
-        return free.value >> 20, total.value >> 20
+        free_mb = total_mb = 0
+        for gpu in gpus:
+            free, total = ctypes.c_size_t(), ctypes.c_size_t()
+            _device_memory(gpu, ctypes.byref(free), ctypes.byref(total))
+            free_mb, total_mb = free_mb + (free.value >> 20), total_mb + (total.value >> 20)
+        return free_mb, total_mb
 
     def close(self) -> None:
         """Shut llama.cpp down."""
@@ -153,7 +179,7 @@ class LlamaEngine:
     def _model_params(self, progress: Callable[[float], bool]) -> Any:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0 if self._kind == "cpu" else ALL_LAYERS
-        params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE  # one worker, one device
+        params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE
         params.progress_callback = llama_cpp.llama_progress_callback(lambda fraction, _: progress(fraction))
         return params
 

@@ -123,7 +123,9 @@ class Loader:
             if not progress(0.0):
                 raise LoadError("given up before it began")
             if order.is_embedding:
-                model = self._engine.load_embedder(order.path, tokens=order.kv_tokens, progress=progress)
+                model = self._engine.load_embedder(
+                    order.path, tokens=order.kv_tokens, progress=progress, devices=order.devices
+                )
             else:
                 model = self._engine.load(
                     order.path,
@@ -131,6 +133,7 @@ class Loader:
                     parallel=order.parallel,
                     idle=order.idle_sequences,
                     progress=progress,
+                    devices=order.devices,
                 )
             self._post(LoadMoved(order.model, None))
             model.warm_up()

@@ -3,10 +3,12 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
+
+from msgspec.structs import replace
 
 from common.errors import Code
 from common.messages import (
@@ -78,14 +80,17 @@ class Loop:
         incarnation: str,
         device: str,
         step_budget_s: float,
+        places: Sequence[int] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`places`: for each device that this worker owns, which of the engine's it is."""
         self.lanes: dict[str, AnyLane] = {}
         self.steps = 0
         self._engine = engine
         self._link = link
         self._incarnation = incarnation
         self._device = device
+        self._places = places
         self._step_budget_s = step_budget_s
         self._clock = clock
         self._outbox = Outbox(link.send)
@@ -231,7 +236,7 @@ class Loop:
             self._say_loaded(order, lane)
         elif order.model not in self._loading:
             self._loading[order.model] = "loading"
-            self._loader.load(order)
+            self._loader.load(replace(order, devices=sorted({self._places[i] for i in order.devices})))
 
     def _unload(self, name: str) -> None:
         lane = self.lanes.pop(name, None)

@@ -592,6 +592,25 @@ def test_an_unload_says_what_the_device_did_not_get_back(tmp_path: Path, kind: s
     worker.loop.close()
 
 
+def test_a_worker_of_several_devices_loads_each_model_on_those_it_is_told(tmp_path: Path) -> None:
+    engine = FakeEngine("cuda")
+    # The second and third device are shares of one GPU, for tests: it is in the split once.
+    loop = Loop(engine, FakeLink(), incarnation="i", device="d", step_budget_s=0.25, places=[0, 1, 1])
+    link = loop._link
+    assert isinstance(link, FakeLink)
+    for number, devices in enumerate(([], [0], [1, 2], [0, 2])):
+        path = write_model(tmp_path / f"{number}.gguf")
+        link.inbox.append(
+            LoadModel(model=str(number), path=path, context=64, kv_tokens=256, parallel=1, devices=devices)
+        )
+    deadline = time.monotonic() + 5.0
+    while len(loop.lanes) < 4:
+        assert time.monotonic() < deadline
+        loop.step()
+    assert engine.loaded_on == [[], [0], [1], [0, 1]]
+    loop.close()
+
+
 def test_stop_ends_the_loop_and_frees_everything(tmp_path: Path) -> None:
     worker = Harness(tmp_path)
     worker.load()

@@ -272,14 +272,18 @@ class Drive:
         """Assert the invariants that hold after every event."""
         host = self.machine.host
         for model in host.models.values():
-            for replica in model.replicas.values():
+            for first, replica in model.replicas.items():
+                assert first == replica.devices[0]
+                assert len(replica.devices) == model.profile.min_devices
+                is_coming_together = any(set(replica.devices) <= set(r.team) for r in host.regroups)
+                assert is_coming_together or not host.must_regroup(replica.devices)
                 running = [e for e in host.jobs.running_on(replica.device) if e.job.model == model.id]
                 assert replica.running == len(running) <= replica.plan.parallel
             assert host.jobs.running(model.id) == sum(r.running for r in model.replicas.values())
         for device in host.devices:
-            holders = {m.id for m in host.models.values() if device in m.replicas}
+            holders = host.residents(device)
             assert bool(host.ledger.reserved_mb(device)) == bool(holders)
             capacity = host.ledger.capacity_mb(device)
             assert capacity is None or host.ledger.reserved_mb(device) <= capacity
         for want in host.wants.values():
-            assert want.at is None or want.plan is not None
+            assert not want.at or want.plan is not None

@@ -177,6 +177,8 @@ class FakeEngine:
     def __init__(self, kind: str = "cpu") -> None:
         self._kind = kind
         self._free_mb = 1000
+        self.loaded_on: list[list[int]] = []
+        """For each load, the devices it was told to take."""
 
     def facts(self) -> EngineFacts:
         """Describe itself."""
@@ -185,9 +187,17 @@ class FakeEngine:
         return EngineFacts("fake 1", "CUDA", ["CUDA0: fake GPU"])
 
     def load(
-        self, path: str, *, kv_tokens: int, parallel: int, idle: int, progress: Callable[[float], bool]
+        self,
+        path: str,
+        *,
+        kv_tokens: int,
+        parallel: int,
+        idle: int,
+        progress: Callable[[float], bool],
+        devices: Sequence[int] = (),
     ) -> "FakeModel":
         """Load a fake model file. Raises LoadError."""
+        self.loaded_on.append(list(devices))
         knobs = read_knobs(path)
         if knobs.crash_at_load:
             signal.raise_signal(signal.SIGSEGV)
@@ -209,7 +219,9 @@ class FakeEngine:
     def _give_back(self, memory_mb: int) -> None:
         self._free_mb += memory_mb
 
-    def load_embedder(self, path: str, *, tokens: int, progress: Callable[[float], bool]) -> Embedder:
+    def load_embedder(
+        self, path: str, *, tokens: int, progress: Callable[[float], bool], devices: Sequence[int] = ()
+    ) -> Embedder:
         """Have none."""
         raise LoadError("the fake engine makes no vectors")
 

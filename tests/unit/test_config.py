@@ -135,7 +135,7 @@ def test_a_bad_override_names_its_variable(tmp_path: Path, monkeypatch: pytest.M
         ("models: [{id: a, source: x}]\naliases: {b: c}", r"aliases\.b: no model 'c' .* known: a"),
         ("models: [{id: a}]", r"models\[0\]: object missing required field `source`"),
         ("models: [{id: a, source: x, parallel: 0}]", r"models\[0\]\.parallel: expected a whole number >= 1"),
-        ("models: [{id: a, source: x, min_devices: 2}]", r"models\[0\]\.min_devices: expected a whole number <= 1"),
+        ("models: [{id: a, source: x, min_devices: 0}]", r"models\[0\]\.min_devices: expected a whole number >= 1"),
         ("models: [{id: a, source: x, lora: y}]", r"models\[0\]\.lora: unknown key"),
     ],
 )

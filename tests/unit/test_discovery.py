@@ -88,11 +88,14 @@ def test_a_worker_without_its_gpu_is_a_problem_with_a_remedy() -> None:
     def hello(backend: str, devices: list[str]) -> WorkerHello:
         return WorkerHello(pid=1, incarnation="i", build="b7", backend=backend, devices=devices)
 
-    assert worker_backend_problem(cpu, hello("CPU", [])) is None
-    assert worker_backend_problem(gpu, hello("CUDA", ["CUDA0: x"])) is None
-    assert "GGML_CUDA" in (worker_backend_problem(gpu, hello("CPU", [])) or "")
-    assert "b7" in (worker_backend_problem(gpu, hello("CPU", [])) or "")
-    assert "nvidia-smi" in (worker_backend_problem(gpu, hello("CUDA", [])) or "")
+    assert worker_backend_problem([cpu], hello("CPU", [])) is None
+    assert worker_backend_problem([gpu], hello("CUDA", ["CUDA0: x"])) is None
+    assert "GGML_CUDA" in (worker_backend_problem([gpu], hello("CPU", [])) or "")
+    assert "b7" in (worker_backend_problem([gpu], hello("CPU", [])) or "")
+    assert "nvidia-smi" in (worker_backend_problem([gpu], hello("CUDA", [])) or "")
+    other, share = (Device(uuid=u, name="x", kind="cuda", visible=v) for u, v in (("GPU-b", "GPU-b"), ("GPU-a#2", "")))
+    assert "1 of 2 GPUs" in (worker_backend_problem([gpu, other], hello("CUDA", ["CUDA0: x"])) or "")
+    assert worker_backend_problem([gpu, share], hello("CUDA", ["CUDA0: x"])) is None
 
 
 @pytest.mark.parametrize("reading", [BOTH, BROKEN, ProbeReading()])

@@ -256,11 +256,11 @@ def test_room_is_made_elsewhere_when_the_device_is_lost_meanwhile() -> None:
     drive.submit(job("ra", "a"), job("rb", "b"))
     drive.submit(job("c", "c"))
     [want] = drive.machine.host.wants.values()
-    assert want.at is not None
-    drive.machine.host.pause(want.at, None)
-    other = "CPU-1" if want.at == "CPU-0" else "CPU-0"
+    (at,) = want.at
+    drive.machine.host.pause(at, None)
+    other = "CPU-1" if at == "CPU-0" else "CPU-0"
     drive.pass_time(0.5)
-    assert want.at == other
+    assert want.at == (other,)
     drive.check()
 
 
@@ -284,6 +284,17 @@ def test_a_measured_size_corrects_the_next_estimate() -> None:
     drive.peer_says(Load(request="1", model="a"))
     estimated = drive.machine.host.models["a"].replicas["CPU-0"].plan.estimated_mb
     assert estimated != 250
+    drive.peer_says(Unload(request="2", model="a"))
+    drive.peer_says(Load(request="3", model="a"))
+    assert drive.machine.host.models["a"].replicas["CPU-0"].plan.memory_mb == 250
+
+
+def test_a_model_that_comes_back_after_a_death_does_not_count_its_error_twice() -> None:
+    drive = Drive(models=[profile("a", vram_mb=1)]).start().connect()
+    run_one(drive, "1", "a")
+    for _ in range(3):
+        drive.die("CPU-0")
+        drive.pass_time(5.0)
     drive.peer_says(Unload(request="2", model="a"))
     drive.peer_says(Load(request="3", model="a"))
     assert drive.machine.host.models["a"].replicas["CPU-0"].plan.memory_mb == 250

@@ -345,6 +345,20 @@ def test_a_drained_device_ends_its_worker_and_gets_its_models_back_with_the_undr
     drive.check()
 
 
+def test_who_waits_for_a_drain_is_told_when_it_is_called_off() -> None:
+    drive = two_devices()
+    drive.submit(job("a", "a"))
+    device = drive.tasks["a"][0]
+    drive.peer_says(Drain(request="d", scope="device", target=device))
+    drive.peer_says(Undrain(request="u", scope="device", target=device))
+    drive.peer_says(Drain(request="n", scope="node"))
+    drive.peer_says(Undrain(request="v", scope="node"))
+    assert [(r.request, r.code.value) for r in drive.told_of(Refused)] == [("d", "aborted"), ("n", "aborted")]
+    assert [d.request for d in drive.told_of(Done)] == ["u", "v"]
+    drive.finish("a")
+    assert drive.ends() == {"a": "ended"}
+
+
 def test_queued_jobs_of_a_drained_device_move_to_another() -> None:
     drive = Drive(devices=[cpu("CPU-0"), cpu("CPU-1")], models=[profile("m", parallel=1)]).start().connect()
     drive.submit(job("a"), job("b"))
