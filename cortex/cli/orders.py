@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from cortex.cli.fleet import DONE, FAILED, NO_ANSWER, TIMEOUT_S, connect, explain, explain_silence
 
@@ -105,10 +105,11 @@ def _progress(as_json: bool) -> Iterator[Callable[[_Step], Any]]:
     if as_json or not console.is_terminal:
         yield lambda _: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=1.0, visible=False)
-        yield lambda s: bar.update(task, description=f"{s.node}: {s.text}", completed=s.fraction or 0.0, visible=True)
+        task = bar.add_task("", total=None, visible=False)
+        yield lambda s: bar.update(task, description=f"{s.node}: {s.text}", total=None if s.fraction is None else 1.0,
+                                     completed=s.fraction or 0.0, visible=True)  # fmt: skip
 
 
 def _reason(answer: httpx.Response, verb: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from common import __version__, tables
@@ -78,10 +78,11 @@ def _progress(as_json: bool) -> Iterator[Callable[[Progress], None]]:
     if as_json or not console.is_terminal:
         yield lambda _: None
         return
-    with Bar(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+    with Bar(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
              console=console, transient=True) as bar:  # fmt: skip
-        task = bar.add_task("", total=1.0, visible=False)
-        yield lambda p: bar.update(task, description=p.text, completed=p.fraction or 0.0, visible=True)
+        task = bar.add_task("", total=None, visible=False)
+        yield lambda p: bar.update(task, description=p.text, total=None if p.fraction is None else 1.0,
+                                     completed=p.fraction or 0.0, visible=True)  # fmt: skip
 
 
 def _show_status(reply: StatusReply) -> None:

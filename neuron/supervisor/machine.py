@@ -47,6 +47,7 @@ from neuron.supervisor.admin import Admin
 from neuron.supervisor.child import Child, UndefinedTransition
 from neuron.supervisor.family import Family
 from neuron.supervisor.finds import Finds
+from neuron.supervisor.herald import Herald
 from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import Inspection
 from neuron.supervisor.instructions import Exit, Instruction, Kill
@@ -115,6 +116,7 @@ class Machine:
         self._family = Family(host, self._inspection, self._placement, self._traffic, self._admin)
         self._keeper = Keeper(host, self._inspection, self._placement)
         self._upkeep = Upkeep(host, self._family)
+        self._herald = Herald(host, self._admin)
         self._ownership = Ownership(host, self._family, self._placement, self._traffic)
         self._finds = Finds(host, self._inspection)
         self._reception = Reception(host, self._publisher, self._traffic, self._placement)
@@ -326,6 +328,7 @@ class Machine:
         self._traffic.sweep()
         self._upkeep.sweep()
         self._ownership.sweep()
+        self._herald.sweep()
         for peer in host.peers.silent(host.now):
             self._reception.forget(peer.incarnation, f"silent for {host.now - peer.heard_at:.1f} s")
         for child in self._family.children():
