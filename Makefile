@@ -53,7 +53,8 @@ docs: $(VENV)/.test ## write docs/config.md and the tables of docs/metrics.md fr
 	$(BIN)/python tools/metrics_tables.py
 
 test: check ## check, then all tests that need nothing but the venv
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 test-all: $(VENV)/.test ## the tests that need more programs, which it installs; a skip is a failure
 	@sh tools/install-test-programs

@@ -55,6 +55,7 @@ def is_loaded(status: dict, model: str) -> bool:  # type: ignore[type-arg]
     return any(m["id"] == model and m["status"] == "loaded" for m in status["state"]["models"])
 
 
+@pytest.mark.alone
 def test_the_other_devices_stream_does_not_notice_and_the_dead_ones_goes_on(
     fleet: tuple[Neuron, Gateway],
 ) -> None:
@@ -86,6 +87,7 @@ def test_the_other_devices_stream_does_not_notice_and_the_dead_ones_goes_on(
     assert device_state["worker_pid"] != pid
 
 
+@pytest.mark.alone
 def test_the_dead_workers_model_answers_again_within_its_load_time_and_half_a_second(
     fleet: tuple[Neuron, Gateway],
 ) -> None:
