@@ -1,25 +1,17 @@
 """The endpoints that generate: read a request in its dialect, run its jobs, write the reply as it comes or whole."""
 
-import asyncio
-import logging
 import time
-from collections.abc import AsyncIterator
 
 import falcon
 import falcon.asgi
 
-from common.errors import RequestError
 from common.ids import new_job_id
-from cortex.api import errors
-from cortex.api.exchange import Exchange
 from cortex.api.front import exchange_of, too_large
-from cortex.dialects import sse
+from cortex.api.relay import Relay, outlet_of
 from cortex.dialects.canonical import make_jobs
-from cortex.dialects.contract import Dialect, Heading, Stream
-from cortex.fleet.contract import Call, Events, Fleet
+from cortex.dialects.contract import Dialect, Heading
+from cortex.fleet.contract import Fleet
 from cortex.settings import GatewaySettings
-
-log = logging.getLogger(__name__)
 
 
 class Generate:
@@ -59,44 +51,14 @@ class Generate:
             resp.content_type = "text/event-stream; charset=utf-8"
             resp.set_header("cache-control", "no-cache")
             resp.set_header("x-accel-buffering", "no")
-            resp.stream = self._pump(exchange, call, request.stream(heading), first)
+            relay = Relay(exchange, call, request.stream(heading), self._ping_s)
+            resp.stream = relay.pieces(first, outlet_of(req.scope))
         else:
             body = request.body(heading)
             while not body.is_complete:
                 body.feed(await call.next(None))
             resp.content_type = falcon.MEDIA_JSON
             resp.data = body.render()
-
-    async def _pump(self, exchange: Exchange, call: Call, stream: Stream, events: Events) -> AsyncIterator[bytes]:
-        """Yield what is to be sent, one piece for all events that are ready; a comment in silence."""
-        loop = asyncio.get_running_loop()
-        silent_since = loop.time()
-        try:
-            while True:
-                data = stream.feed(events)
-                if data:
-                    silent_since = loop.time()
-                elif loop.time() - silent_since >= self._ping_s or not events:
-                    # Also while tokens come of which nothing can be shown yet, as inside a call.
-                    reason, silent_since = call.waits_for(), loop.time()
-                    data = sse.comment(reason) if reason else stream.ping()
-                if data:
-                    yield data
-                if stream.is_complete:
-                    return
-                events = await call.next(self._ping_s)
-        except RequestError as error:
-            exchange.outcome = error.code.value
-            yield self._failure(exchange, stream, error)
-        except Exception:
-            log.exception("request %s failed in mid-stream", exchange.request_id)
-            defect = errors.internal_error()
-            exchange.outcome = defect.code.value
-            yield self._failure(exchange, stream, defect)
-
-    @staticmethod
-    def _failure(exchange: Exchange, stream: Stream, error: RequestError) -> bytes:
-        return stream.fail(errors.envelope(error, exchange.path, exchange.request_id))
 
 
 async def read_body(req: falcon.asgi.Request, limit: int) -> bytes:

@@ -1,6 +1,7 @@
 """One HTTP connection: gunicorn's protocol, with limits for what it takes unbounded."""
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +11,7 @@ from gunicorn.http.errors import ParseException
 from common.errors import Code, RequestError
 from common.ids import new_request_id
 from cortex.api import errors
+from cortex.api.relay import EXTENSION
 
 IDLE_S = 75.0
 """For the headers of a connection's next request to be complete. gunicorn cancels its own timer before it can fire."""
@@ -35,6 +37,8 @@ class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
         self._body_bytes = 0
         self._idle_timer: asyncio.TimerHandle | None = None
         self._is_lingering = False
+        self.on_room: Callable[[], None] | None = None
+        """Of the reply that is written directly; see cortex.api.relay."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to wait for a request."""
@@ -47,6 +51,29 @@ class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
         self.worker.connections.discard(self)
         self._cancel_idle_timer()
         super().connection_lost(exc)
+
+    # What it is to a streamed reply: a relay.Outlet.
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client is behind."""
+        return bool(self._flow_control.write_paused)
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the response that has begun; to a client that is gone nothing is sent."""
+        if not self._closed and self._current_request is not None:
+            self._send_body(data, chunked=self._current_request.version >= (1, 1))
+
+    def resume_writing(self) -> None:
+        """Go on with the reply that waited."""
+        super().resume_writing()
+        if self.on_room is not None:
+            self.on_room()
+
+    def _build_http_scope(self, request: Any, sockname: Any, peername: Any) -> dict[str, Any]:
+        scope: dict[str, Any] = super()._build_http_scope(request, sockname, peername)
+        scope.setdefault("extensions", {})[EXTENSION] = self
+        return scope
 
     @property
     def is_idle(self) -> bool:

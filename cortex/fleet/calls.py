@@ -1,6 +1,7 @@
 """The jobs of one HTTP request, each on its way to one end."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from msgspec import structs
@@ -9,13 +10,16 @@ from common.errors import RequestError
 from common.messages import EndedItem, Job, JobKey, RenderedItem, StartedItem, TokenItem
 from cortex.fleet.contract import Events
 from cortex.fleet.delivery import Delivery
-from cortex.fleet.mailbox import Mailbox
+from cortex.fleet.mailbox import Mailbox, Turn
 from cortex.fleet.record import Record
 from cortex.fleet.recovery import Recovery
 
 
 class Owner(Protocol):
     """Who sends and aborts the jobs."""
+
+    turn: Turn
+    """Of all the jobs: their readers are told when the last message that is there has been taken."""
 
     def now(self) -> float:
         """Return the event loop's clock."""
@@ -78,7 +82,7 @@ class JobCall:
 
     def __init__(self, owner: Owner, jobs: list[Job], *, is_cold: bool) -> None:
         self._owner = owner
-        self._mailbox = Mailbox()
+        self._mailbox = Mailbox(owner.turn)
         self.tracks = [Track(self, index, job, owner.now()) for index, job in enumerate(jobs)]
         self.record = Record(owner.now(), is_cold=is_cold)
         self.tokens = 0
@@ -87,6 +91,14 @@ class JobCall:
     async def next(self, timeout_s: float | None) -> Events:
         """Return all events that are ready; see contract.Call."""
         return await self._mailbox.next(timeout_s)
+
+    def take(self) -> Events:
+        """Return all events that are ready; see contract.Call."""
+        return self._mailbox.take()
+
+    def listen(self, on_ready: Callable[[], None] | None) -> None:
+        """Have a function called when there are events; see contract.Call."""
+        self._mailbox.listen(on_ready)
 
     def waits_for(self) -> str | None:
         """Return what the first job that has not begun waits for; see contract.Call."""

@@ -9,6 +9,7 @@ A request becomes one Call of one or more jobs. The call hands out events until 
 Whoever holds a Call closes it; closing aborts what still runs, and is idempotent.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -95,6 +96,12 @@ class Call(Protocol):
 
         Raises RequestError when a job has failed, after the events that came before.
         """
+
+    def take(self) -> Events:
+        """Return everything that is ready, without waiting. Raises as next() does."""
+
+    def listen(self, on_ready: Callable[[], None] | None) -> None:
+        """Have a function called when there is something to take, at most once in a turn of the loop; None: no more."""
 
     def waits_for(self) -> str | None:
         """Return why nothing has begun, for people: `queue 3`, `loading 40%`. None: it has, or nobody knows."""

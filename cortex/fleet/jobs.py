@@ -25,6 +25,7 @@ from common.messages import (
 from cortex.fleet.calls import JobCall, Track
 from cortex.fleet.delivery import Verdict
 from cortex.fleet.link import JobEvent, Link
+from cortex.fleet.mailbox import Turn
 from cortex.fleet.placer import Placer
 from cortex.fleet.recovery import Kind, classify
 from cortex.fleet.view import Node
@@ -53,6 +54,7 @@ class JobClient:
         self._recovery_s = recovery_s
         self._node_grace_s = node_grace_s
         self._tracks: dict[str, Track] = {}
+        self.turn = Turn()
         self.placer = Placer(links, catalogue, clock, self._refused)
 
     def __len__(self) -> int:

@@ -1,11 +1,14 @@
 """Where the events of one call wait for their reader: one slot a job, which merges text while the reader is slow."""
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 
 from common.errors import RequestError
 from common.messages import EndedItem, RenderedItem, StartedItem, TokenLogprob
 from cortex.fleet.contract import Events, Told
+
+log = logging.getLogger(__name__)
 
 
 class _Slot:
@@ -18,15 +21,45 @@ class _Slot:
         self.ended: EndedItem | RenderedItem | None = None
 
 
-class Mailbox:
-    """One reader, woken by a future at most once for all that comes in one turn of the loop."""
+class Turn:
+    """What is to be called once all that comes in this turn of the loop has been taken."""
 
     def __init__(self) -> None:
+        self._due: list[Callable[[], None]] = []
+        self._loop = asyncio.get_running_loop()
+
+    def add(self, callback: Callable[[], None]) -> None:
+        """Call it at the turn's end."""
+        if not self._due:
+            self._loop.call_soon(self._call)
+        self._due.append(callback)
+
+    def _call(self) -> None:
+        due, self._due = self._due, []
+        for callback in due:
+            try:
+                callback()
+            except Exception:  # the others are other clients'
+                log.exception("a reply could not be written")
+
+
+class Mailbox:
+    """One reader, woken at most once for all that comes in one turn of the loop: by a future, or by a call."""
+
+    def __init__(self, turn: Turn) -> None:
         self._slots: dict[int, _Slot] = {}
         """Only jobs that have something."""
         self._error: RequestError | None = None
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
+        self._turn = turn
+        self._on_ready: Callable[[], None] | None = None
+        self._is_due = False
+        """It is called at the end of this turn."""
+
+    def listen(self, on_ready: Callable[[], None] | None) -> None:
+        """Call this instead of waking who waits in next(); None: no more."""
+        self._on_ready = on_ready
 
     def put_start(self, index: int, item: StartedItem) -> None:
         """Take the beginning of a job."""
@@ -55,6 +88,10 @@ class Mailbox:
         """Return what is there, waiting up to `timeout_s` for something. Raises the call's error after the last."""
         if not self._slots and self._error is None:
             await self._wait(timeout_s)
+        return self.take()
+
+    def take(self) -> Events:
+        """Return what is there. Raises the call's error after the last."""
         if not self._slots and self._error is not None:
             raise self._error
         slots, self._slots = self._slots, {}
@@ -87,5 +124,14 @@ class Mailbox:
         return slot
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._on_ready is not None:
+            if not self._is_due:
+                self._is_due = True
+                self._turn.add(self._tell)
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _tell(self) -> None:
+        self._is_due = False
+        if self._on_ready is not None:
+            self._on_ready()

@@ -63,6 +63,13 @@ class FakeCall:
             await asyncio.sleep(3600 if timeout_s is None else timeout_s)
         return events
 
+    def take(self) -> Events:
+        """Have nothing ready: a test's client has no connection that could take it directly."""
+        return []
+
+    def listen(self, on_ready: Callable[[], None] | None) -> None:
+        """Never call."""
+
     def waits_for(self) -> str | None:
         """Return what the test set."""
         return self.reason
