@@ -54,6 +54,7 @@ def wait_for_all(gateway: Gateway, key: str, wanted: int) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.alone
 def test_a_key_works_at_once_and_a_revoked_one_stops_with_what_it_runs(gateway: Gateway, neuron: FakeNeuron) -> None:
     key = cortex(gateway, "create", "--comment", "ada")
     assert wait_for_all(gateway, key, 200) < REVOKED_WITHIN_S
