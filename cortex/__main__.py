@@ -7,7 +7,7 @@ from pathlib import Path
 from common import revision
 from common.errors import ConfigError
 from common.revision import ShowVersion
-from cortex.cli import api_keys, keys, orders
+from cortex.cli import api_keys, keys, orders, usage
 
 DEFAULT_CONFIGS = ("/etc/cortex/cortex.toml", "/etc/cortex/cortex.yaml")
 
@@ -19,6 +19,7 @@ examples:
   cortex doctor                             what is wrong here, and what to do
   cortex import llama-swap config.yaml      what you had becomes profiles and aliases
   cortex keys create --comment ada          a key for somebody; from then on one is needed
+  cortex usage --days 7                     what each key has used
   CORTEX_ADMIN_KEY=… cortex status          nodes, devices, memory and models of the fleet
   CORTEX_ADMIN_KEY=… cortex load MODEL      load a model where the fleet would place it
 
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
     api_keys.add_parsers(commands, f"default: {' or '.join(DEFAULT_CONFIGS)}")
+    usage.add_parser(commands, f"default: {' or '.join(DEFAULT_CONFIGS)}")
     keys.add_parsers(commands, f"default: {' or '.join(DEFAULT_CONFIGS)}")
 
     importing = commands.add_parser(
@@ -100,6 +102,8 @@ def main() -> int:
                 return keys.run_trust(config, arguments.name, arguments.key, replace=arguments.replace)
             case "keys":
                 return api_keys.run(arguments, arguments.config or find_config())
+            case "usage":
+                return usage.run(arguments, arguments.config or find_config())
             case "version":
                 print(revision.describe("cortex"))
                 return 0

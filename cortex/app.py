@@ -5,8 +5,10 @@ from collections.abc import Callable
 import falcon
 import falcon.asgi
 
-from cortex.access.access import Access
+from cortex.access.access import Access, Identity
+from cortex.access.meter import Ticket
 from cortex.api.admin import VERBS, Orders
+from cortex.api.browsers import Browsers, own_names
 from cortex.api.exchange import Exchange
 from cortex.api.front import Front
 from cortex.api.generate import Generate
@@ -15,6 +17,7 @@ from cortex.api.prompts import Prompts
 from cortex.api.status import FleetStatus, Health, Lifecycle, Live, Ready, Root, Version
 from cortex.dialects.anthropic_count import AnthropicCount
 from cortex.dialects.anthropic_messages import AnthropicMessages
+from cortex.dialects.bounds import Bounds
 from cortex.dialects.embeddings import Embeddings
 from cortex.dialects.llama_server import ApplyTemplate, Detokenize, Tokenize
 from cortex.dialects.openai_chat import OpenAIChat
@@ -30,9 +33,15 @@ def create_app(
     access: Access,
     lifecycle: Lifecycle,
     observe: Callable[[Exchange], None] = lambda exchange: None,
+    admit: Callable[[Identity], Ticket | None] = lambda identity: None,
 ) -> Front:
-    """Return the ASGI application. `access`: decides who may ask. `observe`: is told of each request that has ended."""
-    gateway = settings.gateway
+    """Return the ASGI application. `access`: decides who may ask, `admit` how much of it.
+
+    `observe`: is told of each request that has ended.
+    """
+    gateway, limits = settings.gateway, settings.limits
+    most = Bounds(limits.messages, limits.tools, limits.nesting, limits.stop)
+    browsers = Browsers(settings.browsers.hosts, settings.browsers.origins, own_names())
     app = falcon.asgi.App(media_type=falcon.MEDIA_JSON)
     app.add_route("/", Root())
     app.add_route("/livez", Live())
@@ -41,12 +50,12 @@ def create_app(
     app.add_route("/version", Version())
     app.add_route("/v1/models", Models(fleet))
     app.add_route("/v1/models/{model:path}", Model(fleet))
-    app.add_route("/v1/chat/completions", Generate(OpenAIChat(), fleet, gateway))
-    app.add_route("/v1/completions", Generate(OpenAICompletions(), fleet, gateway))
-    app.add_route("/v1/embeddings", Generate(Embeddings(), fleet, gateway))
-    app.add_route("/v1/rerank", Generate(Reranking(), fleet, gateway))
+    app.add_route("/v1/chat/completions", Generate(OpenAIChat(), fleet, gateway, most))
+    app.add_route("/v1/completions", Generate(OpenAICompletions(), fleet, gateway, most))
+    app.add_route("/v1/embeddings", Generate(Embeddings(), fleet, gateway, most))
+    app.add_route("/v1/rerank", Generate(Reranking(), fleet, gateway, most))
     anthropic = AnthropicMessages(normalizes_stamp=settings.messages.normalize_billing_stamp)
-    app.add_route("/v1/messages", Generate(anthropic, fleet, gateway))
+    app.add_route("/v1/messages", Generate(anthropic, fleet, gateway, most))
     app.add_route("/v1/messages/count_tokens", Prompts(AnthropicCount(anthropic), fleet, gateway))
     app.add_route("/tokenize", Prompts(Tokenize(), fleet, gateway))
     app.add_route("/detokenize", Prompts(Detokenize(), fleet, gateway))
@@ -54,4 +63,6 @@ def create_app(
     app.add_route("/fleet/status", FleetStatus(fleet))
     for verb in VERBS:
         app.add_route(f"/fleet/{verb}", Orders(verb, fleet))
-    return Front(app, max_body=gateway.max_body_mb * 2**20, access=access, observe=observe)
+    return Front(
+        app, max_body=gateway.max_body_mb * 2**20, access=access, browsers=browsers, admit=admit, observe=observe
+    )

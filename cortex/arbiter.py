@@ -19,6 +19,8 @@ from common import log as logs
 from common.errors import ConfigError
 from common.log import fields
 from common.sdnotify import ServiceManager
+from cortex.access import usage
+from cortex.access.seats import Seats
 from cortex.bulletin import Bulletin
 from cortex.configuration import Configuration
 from cortex.listeners import open_listeners
@@ -81,6 +83,10 @@ class _Application(BaseApplication):  # type: ignore[misc]
         """Where all processes count; None: nothing is counted."""
         self.bulletin = Bulletin()
         self.readiness = Readiness()
+        gateway = configuration.settings.gateway
+        state = gateway.state_folder
+        self.seats = Seats(gateway.workers, None if state is None else state / "limits.map")
+        self.usage_file = None if state is None else state / usage.NAME
         super().__init__()
 
     def load_config(self) -> None:
@@ -135,13 +141,20 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
 
         return Archive(folder)
 
+    def spawn_worker(self) -> Any:
+        """Begin a process, in a place of its own among the rows that count seats."""
+        self.app.seats.choose(worker.place for worker in self.WORKERS.values())
+        return super().spawn_worker()
+
     def reap_workers(self) -> None:
-        """Take leave of processes that have ended; what they counted is kept."""
-        before = set(self.WORKERS)
+        """Take leave of processes that have ended; what they counted is kept, the seats they had are free."""
+        before = dict(self.WORKERS)
         super().reap_workers()
-        if self._archive is not None:
-            for pid in before - set(self.WORKERS):
-                self._archive.bury(pid)
+        for pid, worker in before.items():
+            if pid not in self.WORKERS:
+                self.app.seats.rows.vacate(worker.place)
+                if self._archive is not None:
+                    self._archive.bury(pid)
 
     def manage_workers(self) -> None:
         """Have as many processes as are wanted. Called at every turn of the loop."""

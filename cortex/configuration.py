@@ -6,8 +6,10 @@ from pathlib import Path
 import msgspec
 
 from common.catalogue import Catalogue, find_catalogue, load_catalogue
+from common.errors import ConfigError
 from cortex.access.key_file import WatchedKeys, key_file
 from cortex.bus_keys import read_bus_keys
+from cortex.certificate import Certificate
 from cortex.settings import CortexSettings, admin_keys, load_settings
 
 
@@ -23,7 +25,18 @@ class Configuration:
         self.bus_keys = read_bus_keys(config_file)
         self.models_file = find_catalogue(config_file, self.settings.models_config)
         self.catalogue = Catalogue() if self.models_file is None else load_catalogue(self.models_file)
+        self.certificate = self._read_certificate()
         self.created = int(time.time())
+
+    def _read_certificate(self) -> Certificate | None:
+        chain, key = self.settings.gateway.tls_certificate, self.settings.gateway.tls_key
+        if chain is None and key is None:
+            return None
+        if chain is None or key is None:
+            raise ConfigError(
+                f"{self.file}: gateway.tls_certificate and gateway.tls_key are set together, or not at all"
+            )
+        return Certificate(self.file.parent / chain, self.file.parent / key)
 
     def needs_restart(self, other: "Configuration") -> list[str]:
         """Name the keys in which `other` differs and that only a restart applies: all but the models file's."""

@@ -13,6 +13,7 @@ from common.endpoint import Endpoint, parse_endpoint
 from common.errors import ConfigError
 from common.log import LogFormat
 from common.messages import Eviction
+from cortex.access.keys import UNLIMITED, Limits
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
@@ -56,6 +57,19 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
     """How long a stop waits for running requests."""
     max_body_mb: Positive = 64
     """MiB; a larger request body is refused."""
+    tls_certificate: str | None = None
+    """PEM file of the API's certificate and those that lead to its root, taken anew when it changes. Unset: no TLS."""
+    tls_key: str | None = None
+    """PEM file of its key, not readable by all."""
+    state_dir: str | None = None
+    """Where usage is kept, and what of the limits was used. Unset: $STATE_DIRECTORY, else nowhere: no usage is kept,
+    and limits begin anew with a restart."""
+
+    @property
+    def state_folder(self) -> Path | None:
+        """`state_dir`, or what the service manager says."""
+        folder = self.state_dir or os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+        return Path(folder) if folder else None
 
 
 class EvictionSettings(Section, frozen=True, kw_only=True):
@@ -75,11 +89,51 @@ class MessagesSettings(Section, frozen=True, kw_only=True):
     Claude Code changes them with each request, after which no prompt would share its beginning with the one before."""
 
 
+class LimitSettings(Section, frozen=True, kw_only=True):
+    """What one client may make the gateway hold or wait for."""
+
+    header_s: Seconds = 20.0
+    """For the header of a request, from its first byte on, or from the beginning of a new connection."""
+    idle_s: Seconds = 75.0
+    """A connection without a request is closed after this time."""
+    body_s: Seconds = 300.0
+    """For the body of a request."""
+    write_stall_s: Seconds = 60.0
+    """A client that takes nothing of its answer for so long is gone."""
+    connections: Positive = 10000
+    """At a time, in each gateway process."""
+    connections_per_address: Positive = 512
+    """At a time, in each gateway process; of `trusted_proxies` any number."""
+    trusted_proxies: list[str] | None = None
+    """Addresses through which many clients come. Unset: those of this host itself, 127.0.0.1 and ::1."""
+    messages: Positive = 10000
+    """In one request."""
+    tools: Positive = 1024
+    """In one request."""
+    nesting: Positive = 100
+    """Levels of objects and lists in messages, tools and schemas."""
+    stop: Positive = 64
+    """Strings that end an answer. OpenAI's endpoints take 16."""
+
+
+class BrowserSettings(Section, frozen=True, kw_only=True):
+    """Pages in browsers. Other programs are not concerned by `origins`."""
+
+    hosts: list[str] | None = None
+    """The only names, besides numbers and localhost, to answer to. Unset: any; but pages that send no key are let in
+    only by numbers, localhost and this host's own name."""
+    origins: list[str] = []
+    """Whose pages may ask, as `https://chat.example.org`, or `*` for everybody's (CORS). None: only those of the
+    gateway itself."""
+
+
 class AccessSettings(Section, frozen=True, kw_only=True):
     """Who may ask; keys are made with `cortex keys create`."""
 
     anonymous: bool | None = None
     """Let in whoever sends no key of ours. Unset: until the first key is made."""
+    anonymous_limits: Limits = UNLIMITED
+    """Of all of those together."""
     metrics_key: bool = False
     """Show the metrics only to keys of the roles metrics and admin."""
 
@@ -98,6 +152,8 @@ class CortexSettings(Section, frozen=True, kw_only=True):
 
     gateway: GatewaySettings = GatewaySettings()
     access: AccessSettings = AccessSettings()
+    browsers: BrowserSettings = BrowserSettings()
+    limits: LimitSettings = LimitSettings()
     eviction: EvictionSettings = EvictionSettings()
     messages: MessagesSettings = MessagesSettings()
     neurons: list[NeuronEntry] = []

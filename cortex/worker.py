@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import signal
+import time
 from typing import Any
 
 import falcon.asgi
@@ -16,7 +17,11 @@ from common.catalogue import Catalogue
 from common.errors import Code, RequestError
 from common.log import fields
 from cortex.access.access import Access
+from cortex.access.meter import Meter
+from cortex.access.usage import UsageBook, Used
+from cortex.api.exchange import Exchange
 from cortex.api.front import Front
+from cortex.api.peers import Peers
 from cortex.api.protocol import GatewayProtocol
 from cortex.api.status import Lifecycle
 from cortex.app import create_app
@@ -43,13 +48,22 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
         self._configuration: Configuration = self.app.configuration
         self.max_body = self._configuration.settings.gateway.max_body_mb * 2**20
         self.connections: set[GatewayProtocol] = set()
+        self.limits = limits = self._configuration.settings.limits
+        proxies = ["127.0.0.1", "::1"] if limits.trusted_proxies is None else limits.trusted_proxies
+        self.peers = Peers(limits.connections, limits.connections_per_address, proxies)
         self._lifecycle = Lifecycle()
         settings = self._configuration.settings.access
         self._access = Access(
             self._configuration.admin_keys,
             anonymous=settings.anonymous,
+            anonymous_limits=settings.anonymous_limits,
             ring=lambda: self._configuration.api_keys.ring,
         )
+        self.place: int = self.app.seats.next_place
+        """Among the processes that run."""
+        self._meter = Meter(self.app.seats.rows, self.place)
+        self._usage = UsageBook(self.app.usage_file)
+        self._writing: asyncio.Future[None] | None = None
         self._notice = 0
         """Number of the arbiter's last notice that was read."""
 
@@ -92,15 +106,24 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
             await fleet.open()
             apps = self._make_apps(fleet)
             self.asgi = apps[0]
+            certificate = configuration.certificate
             for listener, app in zip(self.sockets, apps, strict=True):
                 protocol = functools.partial(GatewayProtocol, self, app)
-                server = await self.loop.create_server(protocol, sock=listener.sock, backlog=self.cfg.backlog)
+                secured: dict[str, Any] = {}
+                if certificate is not None and app is apps[0]:
+                    secured = {"ssl": certificate.context, "ssl_handshake_timeout": self.limits.header_s}
+                server = await self.loop.create_server(
+                    protocol, sock=listener.sock, backlog=self.cfg.backlog, **secured
+                )
                 self.servers.append(server)
             while self.alive and self.ppid == os.getppid():
                 self.notify()
                 self._read_bulletin(fleet)
                 if configuration.api_keys.refresh():
                     apps[0].end_revoked()
+                if certificate is not None:
+                    certificate.refresh()
+                self._keep_books(apps[0])
                 self.app.readiness.report(describe(fleet.view()))
                 try:
                     await asyncio.wait_for(self._stop.wait(), TICK_S)
@@ -109,20 +132,40 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
             await self._drain(self.asgi, fleet)
         finally:
             await fleet.close()
+            self._usage.write()
 
     def _make_apps(self, fleet: BusFleet) -> tuple[Front, *tuple[Any, ...]]:
         """Return the application of the API, and that of the metrics if they have an address."""
         configuration, folder = self._configuration, self.app.metrics_folder
         wire = functools.partial(create_app, configuration.settings, fleet, self._access, self._lifecycle)
         if folder is None:
-            return (wire(),)
+            return (wire(self._note, self._meter.admit),)
         # Not before: what it imports looks once, when it is imported, whether processes are to count together.
         from cortex.metrics.page import create_metrics_app
         from cortex.metrics.requests import RequestMetrics
 
         metrics, loop = RequestMetrics(), self.loop
         page = create_metrics_app(folder, fleet.view, self._may_read_metrics)
-        return wire(lambda exchange: metrics.observe(exchange, loop.time())), page
+
+        def observe(exchange: Exchange) -> None:
+            metrics.observe(exchange, loop.time())
+            self._note(exchange)
+
+        return wire(observe, self._meter.admit), page
+
+    def _note(self, exchange: Exchange) -> None:
+        """Gather what a request has used."""
+        call = exchange.call
+        if call is not None:
+            used = Used(1, call.record.prompt_tokens, call.record.cached_tokens, call.tokens)
+            self._usage.add(exchange.identity.label, exchange.known_model or "", used, time.time())
+
+    def _keep_books(self, front: Front) -> None:
+        """Count what running requests have had so far, and have usage written beside the loop."""
+        for exchange in list(front.active):
+            exchange.charge()
+        if self._usage and (self._writing is None or self._writing.done()):
+            self._writing = self.loop.run_in_executor(None, self._usage.write)
 
     def _may_read_metrics(self, request: falcon.asgi.Request) -> bool:
         needs_key = self._configuration.settings.access.metrics_key

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from common.errors import Code, RequestError
 from cortex.access.headers import find_key, name_principal
-from cortex.access.keys import ApiKey, KeyRing, Role, read_id
+from cortex.access.keys import UNLIMITED, ApiKey, KeyRing, Limits, Role, read_id
 
 ADMIN_PREFIX = "/fleet"
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/health", "/version"})
@@ -34,6 +34,12 @@ class Identity:
     key: ApiKey | None = None
     """None: anonymous, or an admin of the configuration."""
     is_anonymous: bool = False
+    limits: Limits = UNLIMITED
+
+    @property
+    def label(self) -> str:
+        """In metrics and usage."""
+        return "anonymous" if self.is_anonymous else "admin" if self.key is None else self.key.id
 
     @property
     def priority(self) -> int:
@@ -61,12 +67,14 @@ class Access:
         admin_keys: frozenset[str] = frozenset(),
         *,
         anonymous: bool | None = None,
+        anonymous_limits: Limits = UNLIMITED,
         ring: Callable[[], KeyRing] = KeyRing,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`anonymous`: None lets them in until the first key is made. `ring`: returns the keys in force."""
         self._admin_keys = admin_keys
         self._anonymous = anonymous
+        self._anonymous_limits = anonymous_limits
         self._ring = ring
         self._clock = clock
 
@@ -113,14 +121,14 @@ class Access:
                 return Identity("admin", "admin")
             entry = self._ring().recognise(sent, self._clock())
             if entry is not None:
-                return Identity(f"key:{entry.id}", entry.role, entry)
+                return Identity(f"key:{entry.id}", entry.role, entry, limits=entry.limits)
             if read_id(sent) is not None:
                 raise RequestError(Code.INVALID_API_KEY, "this key is not valid, or not any more")
         if not self.lets_anybody_in:
             raise _needs("a key")
         # Before there are keys, whatever somebody sends as one tells clients of the same address apart.
         name = address if self._ring() else name_principal(sent, address)
-        return Identity(name, "use", is_anonymous=True)
+        return Identity(name, "use", is_anonymous=True, limits=self._anonymous_limits)
 
 
 def _needs(what: str) -> RequestError:

@@ -16,7 +16,7 @@ from cortex.access.keys import ApiKey, KeyRing, Limits, Role, digest, spell
 log = logging.getLogger("cortex")
 
 NAME = "api_keys.json"
-MAX_KEYS = 4096
+MAX_KEYS = 1024
 """Bounds the memory that counts their use."""
 
 

@@ -33,10 +33,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
 
     def __bool__(self) -> bool:
         """Whether anything is limited."""
-        return self != _UNLIMITED
+        return self != UNLIMITED
 
 
-_UNLIMITED = Limits()
+UNLIMITED = Limits()
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

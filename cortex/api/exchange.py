@@ -8,6 +8,7 @@ from typing import Any
 from common.ids import new_request_id
 from common.log import fields
 from cortex.access.access import NOBODY, Identity
+from cortex.access.meter import Ticket
 from cortex.fleet.contract import Call
 
 log = logging.getLogger("cortex.access")
@@ -35,6 +36,10 @@ class Exchange:
         self.address, *_ = scope.get("client") or ["local"]
         self.identity: Identity = NOBODY
         """Who asks, once that is decided."""
+        self.answer_headers: list[tuple[bytes, bytes]] = []
+        """For the browser that the request comes from."""
+        self.ticket: Ticket | None = None
+        """What it has been granted; None where there are no limits."""
         self.content_length = _content_length(headers)
         self.status = 0
         """0: no status was sent."""
@@ -52,9 +57,17 @@ class Exchange:
         """How it ended: `ok`, `client gone`, or an error's code."""
         return self.outcome or ("ok" if 0 < self.status < 400 else "error")
 
+    def charge(self) -> None:
+        """Count the tokens that it has had so far against its limits."""
+        if self.ticket is not None and self.call is not None:
+            self.ticket.charge(self.call.record.prompt_tokens + self.call.tokens)
+
     def finish(self) -> None:
-        """Abort what still runs, and log the request."""
+        """Abort what still runs, give back what was granted, and log the request."""
         call = self.call
+        self.charge()
+        if self.ticket is not None:
+            self.ticket.close()
         if call is not None:
             call.close()
         level = logging.DEBUG if self.path in _QUIET_PATHS else logging.INFO

@@ -9,11 +9,17 @@ import falcon
 import falcon.asgi
 
 from common.errors import Code, RequestError
-from cortex.access.access import Access
+from cortex.access.access import Access, Identity
+from cortex.access.meter import Ticket
 from cortex.api import errors
+from cortex.api.browsers import Browsers
 from cortex.api.exchange import SCOPE_KEY, Exchange
 
 log = logging.getLogger(__name__)
+
+DRAINED_BYTES = 65536
+"""A refused request's body of at most this size is read, and its connection goes on."""
+DRAIN_S = 1.0
 
 FalconApp = falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]
 Scope = dict[str, Any]
@@ -34,12 +40,19 @@ class Front:
         *,
         max_body: int,
         access: Access,
+        browsers: Browsers,
+        admit: Callable[[Identity], Ticket | None] = lambda identity: None,
         observe: Callable[[Exchange], None] = lambda exchange: None,
     ) -> None:
-        """`max_body`: bytes. `access`: decides who may ask. `observe`: is told of every request that has ended."""
+        """`max_body`: bytes. `access`: decides who may ask, `admit` how much of it.
+
+        `browsers`: decides which pages may. `observe`: is told of every request that has ended.
+        """
         self._app = app
         self._max_body = max_body
         self._access = access
+        self._browsers = browsers
+        self._admit = admit
         self._observe = observe
         self.active: set[Exchange] = set()
         """Requests that have not ended."""
@@ -55,12 +68,18 @@ class Front:
             return
         exchange = scope[SCOPE_KEY] = Exchange(scope)
         self.active.add(exchange)
+        exchange.answer_headers = self._browsers.answer_headers(exchange.headers)
         try:
+            allowed = self._browsers.preflight(exchange.method, exchange.headers)
+            if allowed is not None:
+                await _send_permission(exchange, allowed, send)
+                return
             refusal = self._refusal(exchange)
             if refusal is None:
                 await self._app(scope, receive, send)
             else:
-                await _send_error(exchange, refusal, send)
+                is_read = await _drain(exchange, receive)
+                await _send_error(exchange, refusal, send, is_last=not is_read)
         except asyncio.CancelledError:
             exchange.outcome = "client gone"
             raise
@@ -73,8 +92,17 @@ class Front:
         """Refuse what can be refused without reading the body."""
         if exchange.content_length > self._max_body:
             return too_large(self._max_body)
+        encoding = next((v for n, v in exchange.headers if n == b"content-encoding"), b"identity")
+        if encoding.lower() != b"identity":
+            text = "content-encoding: is not supported; send the body as it is"
+            return RequestError(Code.INVALID_VALUE, text, param="content-encoding")
         try:
+            self._browsers.check_host(exchange.headers)
             exchange.identity = self._access.identify(exchange.path, exchange.headers, exchange.address)
+            if exchange.identity.is_anonymous:
+                self._browsers.check_page(exchange.headers)
+            if exchange.method == "POST":  # all that makes work is
+                exchange.ticket = self._admit(exchange.identity)
         except RequestError as error:
             return error
         return None
@@ -95,6 +123,8 @@ class _Stamp:
         exchange: Exchange = req.scope[SCOPE_KEY]
         exchange.status = resp.status_code
         resp.set_header("x-request-id", exchange.request_id)
+        for name, value in exchange.answer_headers:
+            resp.append_header(name.decode(), value.decode("latin-1"))
 
 
 def exchange_of(req: falcon.asgi.Request) -> Exchange:
@@ -149,13 +179,48 @@ async def _answer_defect(
     await _answer_error(req, resp, errors.internal_error(), params)
 
 
-async def _send_error(exchange: Exchange, error: RequestError, send: Send) -> None:
+async def _drain(exchange: Exchange, receive: Receive) -> bool:
+    """Read the body of a refused request if it is small; say whether the connection can serve another one after it.
+
+    One whose body has not been read is closed. A client that is not told so may have sent its next request by then.
+    """
+    names = {name for name, _ in exchange.headers}
+    if b"transfer-encoding" in names or exchange.content_length > DRAINED_BYTES:
+        return False
+    if not exchange.content_length:
+        return True
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return False
+                if not message.get("more_body", False):
+                    return True
+    except TimeoutError:
+        return False
+
+
+async def _send_error(exchange: Exchange, error: RequestError, send: Send, *, is_last: bool) -> None:
     exchange.status, exchange.outcome = errors.status(error), error.code.value
     body = errors.envelope(error, exchange.path, exchange.request_id)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"x-request-id", exchange.request_id.encode()),
+        *exchange.answer_headers,
     ]
+    if is_last:
+        headers.append((b"connection", b"close"))
+    wait = errors.retry_after(error)
+    if wait is not None:
+        headers.append((b"retry-after", wait.encode()))
     await send({"type": "http.response.start", "status": exchange.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _send_permission(exchange: Exchange, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+    exchange.status = 204
+    headers = [(b"x-request-id", exchange.request_id.encode()), *headers]
+    await send({"type": "http.response.start", "status": exchange.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})

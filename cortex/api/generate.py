@@ -8,17 +8,22 @@ import falcon.asgi
 from common.ids import new_job_id
 from cortex.api.front import exchange_of, too_large
 from cortex.api.relay import Relay, outlet_of
+from cortex.dialects import bounds
 from cortex.dialects.canonical import make_jobs
 from cortex.dialects.contract import Dialect, Heading
 from cortex.fleet.contract import Fleet
 from cortex.settings import GatewaySettings
 
+BYTES_PER_TOKEN = 4
+"""Of a request's body, for what its prompt may come to until it has been counted."""
+
 
 class Generate:
     """One endpoint in one dialect."""
 
-    def __init__(self, dialect: Dialect, fleet: Fleet, settings: GatewaySettings) -> None:
+    def __init__(self, dialect: Dialect, fleet: Fleet, settings: GatewaySettings, most: bounds.Bounds) -> None:
         self._dialect = dialect
+        self._bounds = most
         self._fleet = fleet
         self._max_body = settings.max_body_mb * 2**20
         self._budget_ms = int(settings.budget_s * 1000)
@@ -29,8 +34,10 @@ class Generate:
         """Answer. Until the first event is there, every failure is a real HTTP status."""
         exchange = exchange_of(req)
         exchange.dialect = self._dialect.name
-        request = self._dialect.read(await read_body(req, self._max_body))
+        content = await read_body(req, self._max_body)
+        request = self._dialect.read(content)
         generation = request.generation
+        bounds.check(generation, self._bounds)
         exchange.model = generation.model
         model = exchange.model = exchange.known_model = self._fleet.resolve(generation.model)
         exchange.identity.require(model)
@@ -43,6 +50,9 @@ class Generate:
             budget_ms=self._budget_ms,
             new_id=new_job_id,
         )
+        if exchange.ticket is not None:
+            answer = (generation.max_tokens or 0) * len(jobs)
+            exchange.ticket.reserve(len(content) // BYTES_PER_TOKEN + answer)
         call = exchange.call = self._fleet.submit(jobs)  # whatever happens, the exchange's end closes it
         heading = Heading(id=new_job_id(), model=model, created=int(time.time()))
         if generation.is_stream:

@@ -12,9 +12,8 @@ from common.errors import Code, RequestError
 from common.ids import new_request_id
 from cortex.api import errors
 from cortex.api.relay import EXTENSION
+from cortex.settings import LimitSettings
 
-IDLE_S = 75.0
-"""For the headers of a connection's next request to be complete. gunicorn cancels its own timer before it can fire."""
 LINGER_S = 1.0
 """How long the rest of a refused body is read and dropped; closing at once would reset the connection."""
 
@@ -26,7 +25,11 @@ ASGIProtocol._check_h1c_protocol_available()
 
 
 class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
-    """Adds: a time limit for headers, a bound on unread bodies, 100-continue, lingering close, errors as JSON."""
+    """Adds what gunicorn leaves open.
+
+    Time limits for header, body, silence between requests, and a client that takes nothing; bounds on connections and
+    unread bodies; 100-continue; lingering close; errors as JSON. There are no WebSockets.
+    """
 
     def __init__(self, worker: Any, app: Any) -> None:
         """`app`: the ASGI application of this connection's address."""
@@ -35,22 +38,55 @@ class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
         self._max_body: int = worker.max_body
         self._closed: bool = False
         self._body_bytes = 0
+        self._limits: LimitSettings = worker.limits
+        self._address = ""
         self._idle_timer: asyncio.TimerHandle | None = None
+        """For the next header to be complete, or its first byte. gunicorn cancels its own before it can fire."""
+        self._is_in_header = False
+        self._body_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._is_lingering = False
         self.on_room: Callable[[], None] | None = None
         """Of the reply that is written directly; see cortex.api.relay."""
+        self._is_turned_away = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Begin to wait for a request."""
+        """Begin to wait for a request, or turn away who has too many connections."""
+        self._address, *_ = transport.get_extra_info("peername") or ["local"]
+        refusal = self.worker.peers.enter(self._address)
+        if refusal is not None:
+            self._is_turned_away = self._closed = True
+            self.transport = transport
+            self._send_error_response(429, refusal)
+            transport.close()
+            return
         self.worker.connections.add(self)
-        self._arm_keepalive_timer()
+        self._await_header()
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the request that may be running."""
+        if self._is_turned_away:
+            return
+        self.worker.peers.leave(self._address)
         self.worker.connections.discard(self)
         self._cancel_idle_timer()
+        self._cancel_body_timer()
+        self._cancel_stall_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begin to count how long the client takes nothing."""
+        super().pause_writing()
+        if self._stall_timer is None:
+            self._stall_timer = self.worker.loop.call_later(self._limits.write_stall_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Note that it has taken what was waiting, and go on with the reply that waited."""
+        self._cancel_stall_timer()
+        super().resume_writing()
+        if self.on_room is not None:
+            self.on_room()
 
     # What it is to a streamed reply: a relay.Outlet.
 
@@ -63,12 +99,6 @@ class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
         """Send a piece of the response that has begun; to a client that is gone nothing is sent."""
         if not self._closed and self._current_request is not None:
             self._send_body(data, chunked=self._current_request.version >= (1, 1))
-
-    def resume_writing(self) -> None:
-        """Go on with the reply that waited."""
-        super().resume_writing()
-        if self.on_room is not None:
-            self.on_room()
 
     def _build_http_scope(self, request: Any, sockname: Any, peername: Any) -> dict[str, Any]:
         scope: dict[str, Any] = super()._build_http_scope(request, sockname, peername)
@@ -87,12 +117,26 @@ class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; what a refused request still sends is dropped."""
-        if not self._is_lingering:
-            super().data_received(data)
+        if self._is_lingering or self._is_turned_away:
+            return
+        if self._idle_timer is not None and not self._is_in_header:
+            self._await_header()
+        super().data_received(data)
+
+    def _is_websocket_upgrade(self, request: Any) -> bool:
+        """Never: a request to upgrade is answered as if it had not asked, as HTTP allows."""
+        return False
+
+    def _await_header(self) -> None:
+        self._cancel_idle_timer()
+        self._is_in_header = True
+        self._idle_timer = self.worker.loop.call_later(self._limits.header_s, self._give_up, "header")
 
     def _on_headers_complete(self) -> Any:
         self._cancel_idle_timer()
         self._body_bytes = 0
+        self._cancel_body_timer()
+        self._body_timer = self.worker.loop.call_later(self._limits.body_s, self._give_up, "body")
         skips_body = super()._on_headers_complete()
         request = self._current_request
         headers = dict(request.headers_bytes)
@@ -107,6 +151,17 @@ class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
             self._body_bytes += len(chunk)
             super()._on_body(chunk)
 
+    def _on_message_complete(self) -> None:
+        self._cancel_body_timer()
+        super()._on_message_complete()
+
+    def _give_up(self, what: str) -> None:
+        """End a connection whose request does not become complete; of one that is silent there is nothing to say."""
+        if what == "body" or self._is_in_header:
+            limit_s = self._limits.body_s if what == "body" else self._limits.header_s
+            self._send_error_response(408, f"the {what} of the request was not complete after {limit_s:g} s")
+        self._close_transport()
+
     def _handle_h1c_exception(self, exc: Exception) -> bool:
         """Answer what the C parser or the header check refuses; gunicorn knows only some of their errors."""
         if super()._handle_h1c_exception(exc):
@@ -119,26 +174,40 @@ class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
 
     def _arm_keepalive_timer(self) -> None:
         self._cancel_idle_timer()
-        self._idle_timer = self.worker.loop.call_later(IDLE_S, self.close_idle)
+        self._is_in_header = False
+        self._idle_timer = self.worker.loop.call_later(self._limits.idle_s, self.close_idle)
 
     def _cancel_idle_timer(self) -> None:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
 
+    def _cancel_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _cancel_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
     def _close_transport(self) -> None:
+        self._cancel_body_timer()
         receiver = self._body_receiver
         is_refused = receiver is not None and not receiver._complete and not receiver._closed
         if not is_refused or self._closed or self.transport is None or self.transport.is_closing():
             super()._close_transport()
             return
         self._is_lingering = self._closed = True
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS has no half-closed connections
+            self.transport.write_eof()
         self.worker.loop.call_later(LINGER_S, self.transport.close)
 
     def _send_error_response(self, status: int, message: str) -> None:
         """Answer what is no HTTP request, in the envelope of all other errors."""
-        error = RequestError(Code.INVALID_VALUE, message) if status < 500 else errors.internal_error()
+        code = Code.RATE_LIMIT_EXCEEDED if status == 429 else Code.INVALID_VALUE
+        error = RequestError(code, message) if status < 500 else errors.internal_error()
         body = errors.to_openai(error)
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"

@@ -60,17 +60,19 @@ def examine(config: Path) -> Iterator[Finding]:
     if limit < FILES:
         remedy = "LimitNOFILE=65536 in the unit, or ulimit -n"
         yield Finding("warning", "open files", f"this user may open {limit}; each stream takes one", remedy)
-    yield _gateway(configuration.settings.listen)
+    yield _gateway(settings.listen, "http" if configuration.certificate is None else "https")
     if not configuration.settings.neurons:
         yield Finding("failure", "neurons", "none is configured", "add a [[neurons]] section with name and endpoint")
     for name, endpoint in configuration.settings.neuron_endpoints().items():
         yield from _neuron(f"neuron {name}", endpoint, configuration.bus_keys.credentials(name))
 
 
-def _gateway(listen: Endpoint) -> Finding:
+def _gateway(listen: Endpoint, scheme: str) -> Finding:
     host = "127.0.0.1" if listen.host in ("0.0.0.0", "[::]") else listen.host
     try:
-        answer = httpx.get(f"http://{host}:{listen.port}/version", timeout=ANSWER_S, trust_env=False)
+        # Whoever it is; nothing is told to it but that somebody wants to know its version.
+        url = f"{scheme}://{host}:{listen.port}/version"
+        answer = httpx.get(url, timeout=ANSWER_S, trust_env=False, verify=False)  # noqa: S501 - see above
         version = answer.json().get("version")
     except (httpx.HTTPError, ValueError, AttributeError):
         return check_port("gateway", listen, "cortex")

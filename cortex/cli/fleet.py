@@ -1,6 +1,7 @@
 """`cortex status` and `cortex models`: the fleet as the gateway sees it, over HTTP."""
 
 import os
+import ssl
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def show(command: str, url: str | None, config: Path | None, *, as_json: bool) -
     url, headers = connect(url, config)
     path = "/v1/models" if command == "models" else "/fleet/status"
     try:
-        answer = httpx.get(url + path, headers=headers, timeout=TIMEOUT_S)
+        answer = httpx.get(url + path, headers=headers, timeout=TIMEOUT_S, verify=trusted(config))
     except httpx.TransportError as error:
         print(explain_silence(url, error), file=sys.stderr)
         return NO_ANSWER
@@ -71,7 +72,8 @@ def connect(url: str | None, config: Path | None) -> tuple[str, dict[str, str]]:
         keys = sorted(admin_keys(settings, config))
         key = key or (keys[0] if keys else None)
         host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "[::]") else settings.listen.host
-        url = url or f"http://{host}:{settings.listen.port}"
+        scheme = "http" if settings.gateway.tls_certificate is None else "https"
+        url = url or f"{scheme}://{host}:{settings.listen.port}"
     url = (url or DEFAULT_URL).rstrip("/")
     try:
         known = httpx.URL(url)
@@ -82,6 +84,24 @@ def connect(url: str | None, config: Path | None) -> tuple[str, dict[str, str]]:
     if key is not None and not key.isascii():
         raise ConfigError("CORTEX_ADMIN_KEY: is no key of a gateway: those are ASCII text")
     return url, {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def trusted(config: Path | None) -> ssl.SSLContext | bool:
+    """Return whose certificate is accepted: the one that the configuration names, else what this host trusts.
+
+    Raises ConfigError.
+    """
+    chain = None if config is None else load_settings(config).gateway.tls_certificate
+    if config is None or chain is None:
+        return True
+    file = config.absolute().parent / chain
+    try:
+        context = ssl.create_default_context(cafile=file)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    context.check_hostname = False  # it is the very certificate, and was asked for by this host's own address
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 def explain_silence(url: str, error: httpx.TransportError) -> str:

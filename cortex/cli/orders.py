@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from cortex.cli.fleet import DONE, FAILED, NO_ANSWER, TIMEOUT_S, connect, explain, explain_silence
+from cortex.cli.fleet import DONE, FAILED, NO_ANSWER, TIMEOUT_S, connect, explain, explain_silence, trusted
 
 SILENCE_S = 30.0
 """The gateway says something every two seconds."""
@@ -64,7 +65,8 @@ def order(verb: str, arguments: argparse.Namespace) -> int:
     wanted = {k: v for k in ("model", "node", "device") if (v := getattr(arguments, k, None)) is not None}
     limits = httpx.Timeout(TIMEOUT_S, read=SILENCE_S)
     try:
-        with httpx.stream("POST", f"{url}/fleet/{verb}", json=wanted, headers=headers, timeout=limits) as answer:
+        ask = functools.partial(httpx.stream, "POST", json=wanted, headers=headers, verify=trusted(arguments.config))
+        with ask(f"{url}/fleet/{verb}", timeout=limits) as answer:
             if answer.status_code != httpx.codes.OK:
                 answer.read()
                 print(f"cortex: {_reason(answer, verb)}", file=sys.stderr)

@@ -50,6 +50,8 @@ class RequestMetrics:
         self.prompt = counter("prompt_tokens", "Prompt tokens, cached ones included.", *_WHERE)
         self.cached = counter("cached_tokens", "Prompt tokens whose KV was there already.", *_WHERE)
         self.completion = counter("completion_tokens", "Tokens generated and received.", *_WHERE)
+        self.key_requests = counter("key_requests", "Requests that have ended, by the id of their key.", "key")
+        self.key_tokens = counter("key_tokens", "Tokens of prompts and answers, by the id of the key.", "key", "kind")
         self.duration = histogram("request_duration_seconds", "Arrival to last byte.", _WHOLE_S)
         self.ttft = histogram("time_to_first_token_seconds", "Arrival to first text.", _WAITS_S)
         self.gaps = histogram("inter_token_latency_seconds", "Time between two tokens of an answer.", GAP_BOUNDS_S)
@@ -73,6 +75,11 @@ class RequestMetrics:
         outcome = exchange.verdict.replace(" ", "_")
         self.requests.labels(*where, outcome).inc()
         self.duration.labels(*where).observe(now - exchange.began_at)
+        key = exchange.identity.label
+        self.key_requests.labels(key).inc()
+        if call is not None and record is not None:
+            self.key_tokens.labels(key, "prompt").inc(record.prompt_tokens)
+            self.key_tokens.labels(key, "completion").inc(call.tokens)
         if outcome == "client_gone":
             self.cancelled.labels(*where).inc()
         elif outcome != "ok" and (record is None or record.begun_at is None):

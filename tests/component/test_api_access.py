@@ -6,6 +6,7 @@ import pytest
 
 from common.errors import Code
 from cortex.access.keys import ApiKey, KeyRing, digest, spell
+from cortex.settings import BrowserSettings
 from tests.component.test_api_endpoints import CHAT, Side, error_of, falcons_own_loop  # noqa: F401
 from tests.support.fake_fleet import MODEL
 
@@ -85,3 +86,32 @@ def test_requests_of_a_revoked_key_end_and_those_of_others_go_on() -> None:
     side.app.end_revoked()
     assert mine.failed == [Code.INVALID_API_KEY]
     assert other.failed == []
+
+
+def test_a_page_of_another_site_needs_a_key() -> None:
+    side = Side(keys=[entry()], anonymous=True)
+    evil = {"origin": "http://evil.example"}
+    refused = side.post("/v1/chat/completions", CHAT, **evil)
+    assert (refused.status_code, error_of(refused)["code"]) == (403, "permission_denied")
+    assert side.get("/v1/models", **evil).status_code == 403
+    answer = side.post("/v1/chat/completions", CHAT, x_api_key=TEXT, **evil)
+    assert answer.status_code == 200
+    assert "access-control-allow-origin" not in answer.headers  # so the page does not see it
+
+
+def test_pages_of_a_configured_origin_see_answers_and_errors() -> None:
+    side = Side(keys=[entry()], browsers=BrowserSettings(origins=["https://chat.example"]))
+    page = {"origin": "https://chat.example"}
+    asked = side._client.simulate_options(
+        "/v1/chat/completions", headers={**page, "access-control-request-method": "POST"}
+    )
+    assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (204, "https://chat.example")
+    for key, status in ((TEXT, 200), ("none", 401)):
+        answer = side.post("/v1/chat/completions", CHAT, x_api_key=key, **page)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, "https://chat.example")
+        assert "x-request-id" in answer.headers["access-control-expose-headers"]
+
+
+def test_what_is_compressed_is_refused_before_it_is_read() -> None:
+    result = Side().post("/v1/chat/completions", b"\x1f\x8b", content_encoding="gzip")
+    assert (result.status_code, error_of(result)["param"]) == (400, "content-encoding")

@@ -15,7 +15,7 @@ from cortex.api.front import Front
 from cortex.api.status import Lifecycle
 from cortex.app import create_app
 from cortex.fleet.contract import Health
-from cortex.settings import CortexSettings, GatewaySettings
+from cortex.settings import BrowserSettings, CortexSettings, GatewaySettings
 from tests.support.fake_fleet import MODEL, FakeFleet, answer, begun, done
 
 ADMIN_KEY = "an-admin-key-of-some-length"
@@ -26,11 +26,17 @@ class Side:
     """An application, its fake fleet, and a client."""
 
     def __init__(
-        self, *, admin: bool = True, keys: Sequence[ApiKey] = (), anonymous: bool | None = None, **gateway: Any
+        self,
+        *,
+        admin: bool = True,
+        keys: Sequence[ApiKey] = (),
+        anonymous: bool | None = None,
+        browsers: BrowserSettings | None = None,
+        **gateway: Any,
     ) -> None:
         self.fleet = FakeFleet()
         self.lifecycle = Lifecycle()
-        settings = CortexSettings(gateway=GatewaySettings(**gateway))
+        settings = CortexSettings(gateway=GatewaySettings(**gateway), browsers=browsers or BrowserSettings())
         self.ring = KeyRing(keys)
         admins = frozenset({ADMIN_KEY} if admin else ())
         self.access = Access(admins, anonymous=anonymous, ring=lambda: self.ring)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,15 +18,15 @@ CHAT = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content":
 REVOKED_WITHIN_S = 2.0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def neuron() -> Iterator[FakeNeuron]:
     with FakeNeuron() as fake:
         yield fake
 
 
-@pytest.fixture(scope="module")
-def gateway(neuron: FakeNeuron, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gateway")
+@pytest.fixture
+def gateway(neuron: FakeNeuron, tmp_path: Path) -> Iterator[Gateway]:
+    folder = tmp_path / "gateway"
     listen = f"127.0.0.1:{free_port()}"
     access, endpoints = {"metrics_key": True}, {"beast": neuron.endpoint}
     with Gateway(folder, endpoints=endpoints, workers=2, access=access, metrics_listen=listen) as running:
@@ -45,13 +46,17 @@ def status(gateway: Gateway, key: str) -> int:
 
 
 def wait_for_all(gateway: Gateway, key: str, wanted: int) -> float:
-    """Return after how long all processes answered so; connections are spread over them."""
-    began = time.monotonic()
+    """Return after how long no process answered otherwise any more; connections are spread over them."""
+    began = asked = time.monotonic()
+    last = 0.0
     in_a_row = 0
     while in_a_row < 12:
-        in_a_row = in_a_row + 1 if status(gateway, key) == wanted else 0
-        assert time.monotonic() - began < 10, gateway.log
-    return time.monotonic() - began
+        asked = time.monotonic()
+        is_as_wanted = status(gateway, key) == wanted
+        in_a_row = in_a_row + 1 if is_as_wanted else 0
+        last = last if is_as_wanted else asked - began
+        assert asked - began < 20, gateway.log
+    return last
 
 
 @pytest.mark.alone
@@ -72,8 +77,8 @@ def test_a_key_works_at_once_and_a_revoked_one_stops_with_what_it_runs(gateway: 
     with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", json=CHAT, headers=headers, timeout=10) as reply:
         lines = (line for line in reply.iter_lines() if line.startswith("data"))
         assert "assistant" in next(lines)
-        began = time.monotonic()
         cortex(gateway, "revoke", key)
+        began = time.monotonic()
         rest = list(lines)
         assert time.monotonic() - began < REVOKED_WITHIN_S
     assert "invalid_api_key" in rest[-1]

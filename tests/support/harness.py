@@ -235,6 +235,7 @@ class Gateway(Daemon):
         models: dict[str, Any] | None = None,
         port: int | None = None,
         access: dict[str, Any] | None = None,
+        limits: dict[str, Any] | None = None,
         **gateway: Any,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -250,6 +251,7 @@ class Gateway(Daemon):
                 **gateway,
             },
             "access": access or {},
+            "limits": limits or {},
             "neurons": rows,
         }
         (folder / "cortex.yaml").write_text(yaml.safe_dump(config))

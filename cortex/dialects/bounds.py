@@ -1,0 +1,56 @@
+"""How large a request may be in other ways than bytes. Pure."""
+
+from typing import Any
+
+import msgspec
+
+from common.errors import Code, RequestError
+from common.messages import Chat, JsonSchema
+from cortex.dialects.canonical import Generation
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What a request may hold."""
+
+    messages: int
+    tools: int
+    nesting: int
+    """Levels of objects and lists in messages, tools and schemas."""
+    stop: int
+    """Strings that end the answer."""
+
+
+def check(generation: Generation, bounds: Bounds) -> None:
+    """Raise RequestError for what is beyond the bounds."""
+    _count(len(generation.sampling.stop), bounds.stop, "stop")
+    for given in generation.inputs:
+        if isinstance(given, Chat):
+            _count(len(given.messages), bounds.messages, "messages")
+            _count(len(given.tools), bounds.tools, "tools")
+            _depth(given.messages, bounds.nesting, "messages")
+            _depth(given.tools, bounds.nesting, "tools")
+            _depth(given.template_kwargs, bounds.nesting, "chat_template_kwargs")
+    if isinstance(generation.constraint, JsonSchema):
+        _depth(generation.constraint.schema, bounds.nesting, generation.constraint_field)
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Say whether objects and lists are nested in more levels than that."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(levels):
+        # All of a level at once: a loop over single values would take three times as long.
+        level = [c for v in level for c in (v.values() if type(v) is dict else v) if type(c) is dict or type(c) is list]
+        if not level:
+            return False
+    return bool(level)
+
+
+def _count(found: int, most: int, param: str) -> None:
+    if found > most:
+        raise RequestError(Code.INVALID_VALUE, f"{param}: has {found} entries; at most {most} are allowed", param=param)
+
+
+def _depth(value: Any, most: int, param: str) -> None:
+    if is_deeper(value, most):
+        text = f"{param}: is nested too deeply; at most {most} levels are allowed"
+        raise RequestError(Code.INVALID_VALUE, text, param=param)

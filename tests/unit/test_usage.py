@@ -1,0 +1,50 @@
+"""Usage: added up by day, key and model, and kept when it cannot be written."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from cortex.access.usage import Row, UsageBook, Used, read_usage
+
+NOW = 1_800_000_000.0
+TODAY = "2027-01-15"
+
+
+def test_several_processes_add_up_in_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "usage.sqlite"
+    for _ in range(3):
+        book = UsageBook(file)
+        book.add("ada", "m", Used(1, 10, 2, 5), NOW)
+        book.add("ada", "m", Used(1, 10, 0, 5), NOW)
+        book.add("ada", "m", Used(1, 1, 0, 1), NOW - 86400)
+        book.add("bob", "m", Used(1, 1, 0, 1), NOW)
+        book.write()
+        assert not book
+    assert read_usage(file, NOW) == [
+        Row(TODAY, "ada", "m", Used(6, 60, 6, 30)),
+        Row(TODAY, "bob", "m", Used(3, 3, 0, 3)),
+    ]
+    assert len(read_usage(file, NOW - 86400)) == 3
+
+
+def test_what_cannot_be_written_is_written_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "state" / "usage.sqlite"
+    book = UsageBook(file)
+    for _ in range(3):
+        book.add("ada", "m", Used(1, 10, 0, 5), NOW)
+        book.write()
+    assert book
+    assert len(caplog.records) == 1
+    file.parent.mkdir()
+    book.add("ada", "m", Used(1, 10, 0, 5), NOW)
+    book.write()
+    assert [r.used for r in read_usage(file, NOW)] == [Used(4, 40, 0, 20)]
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
+    book = UsageBook(None)
+    book.add("ada", "m", Used(1), NOW)
+    assert not book
+    with pytest.raises(sqlite3.Error):
+        read_usage(tmp_path / "none.sqlite", NOW)
