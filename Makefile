@@ -70,5 +70,10 @@ bench-engine: $(VENV)/.test ## the same beside llama.cpp's own programs, which i
 bench-fleet: $(VENV)/.test ## routing, placement and pushed states of a simulated fleet of 64 neurons
 	$(BIN)/python -m tests.bench fleet
 
+fuzz: $(VENV)/.test ## hostile input for everything that reads what others wrote; hours
+	$(BIN)/python -m tests.fuzz
+	$(PIP) install --quiet --editable '.[gateway,neuron,test,fuzz]'
+	for target in codec parsers sse gguf; do $(BIN)/python -m tests.fuzz --coverage $$target || exit 1; done
+
 clean: ## remove .venv and everything built
 	rm -rf $(VENV) build dist *.egg-info

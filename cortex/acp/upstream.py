@@ -21,6 +21,8 @@ _CONNECT_TIMEOUT_S = 10.0
 _LIST_TIMEOUT_S = 3.0
 _TRIES = 6
 _MOST_WAIT_S = 60.0
+_MOST_CALLS = 256
+"""That a reply may begin at once; an index far beyond is no call but a mistake, or worse."""
 
 
 class UpstreamError(Exception):
@@ -60,6 +62,8 @@ class Reply:
 
     def _add_call(self, part: dict[str, Any]) -> None:
         index = part.get("index", len(self.calls))
+        if index > len(self.calls) + _MOST_CALLS:
+            raise ValueError(index)
         while len(self.calls) <= index:
             self.calls.append({"id": "", "name": "", "arguments": ""})
         function = part.get("function") or {}
@@ -146,7 +150,10 @@ async def _read(answer: httpx.Response, reply: Reply) -> AsyncIterator[tuple[str
             continue
         if not isinstance(chunk, dict):
             raise UpstreamError(f"the endpoint sent an event that is no object: {data[:200]}")
-        piece = reply.add(chunk)
+        try:
+            piece = reply.add(chunk)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+            raise UpstreamError(f"the endpoint sent an event of another shape: {data[:200]}") from None
         if any(piece):
             yield piece
     if reply.finish is None:
