@@ -42,6 +42,7 @@ from common.messages.jobs import (
 from common.messages.orders import (
     Abort,
     Beat,
+    CancelJobs,
     Claim,
     ClearCache,
     Discover,
@@ -54,6 +55,7 @@ from common.messages.orders import (
     Models,
     Pause,
     Pin,
+    ReadEvents,
     RestartWorker,
     Resume,
     Status,
@@ -79,6 +81,7 @@ from common.messages.replies import (
     Claimed,
     DiscoverReply,
     Done,
+    EventsReply,
     FromNeuron,
     HealthReply,
     HelloWanted,
@@ -92,7 +95,16 @@ from common.messages.replies import (
     VersionReply,
     WorkerMemory,
 )
-from common.messages.state import DeviceState, ModelState, ModelStatus, NodeState, ReplicaState, ReplicaStatus
+from common.messages.state import (
+    DeviceState,
+    EventSubject,
+    LifecycleEvent,
+    ModelState,
+    ModelStatus,
+    NodeState,
+    ReplicaState,
+    ReplicaStatus,
+)
 from common.messages.work import (
     EVENT_FRAME,
     TOKENS_FRAME,

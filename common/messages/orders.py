@@ -175,7 +175,24 @@ class RestartWorker(Message, frozen=True, kw_only=True):
     device: str
 
 
+class ReadEvents(Message, frozen=True, kw_only=True):
+    """Ask what has happened since an event. Only what is remembered comes back."""
+
+    request: str
+    since: int = 0
+    """Cursor of the last event that is known."""
+
+
+class CancelJobs(Message, frozen=True, kw_only=True):
+    """End the jobs of one HTTP request with an error of their dialect."""
+
+    request: str
+    target: str
+    """A request's id, or the beginning of a job's."""
+
+
 ToNeuron = (
     Hello | Beat | Submit | Abort | Claim | Status | Discover | Health | Models | Version
     | Load | Unload | Pin | Unpin | ClearCache | Memory | Drain | Undrain | Pause | Resume | RestartWorker
+    | ReadEvents | CancelJobs
 )  # fmt: skip

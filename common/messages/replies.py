@@ -5,7 +5,7 @@ from typing import Literal
 from common.errors import Code
 from common.messages.base import Message, Part
 from common.messages.jobs import Ended, Failed, Rendered, Started, Tokens
-from common.messages.state import DeviceState, ModelState, NodeState
+from common.messages.state import DeviceState, LifecycleEvent, ModelState, NodeState
 
 
 class HelloWanted(Message, frozen=True, kw_only=True):
@@ -110,6 +110,15 @@ class MemoryReply(Message, frozen=True, kw_only=True):
     workers: list[WorkerMemory]
 
 
+class EventsReply(Message, frozen=True, kw_only=True):
+    """Answer to ReadEvents, oldest first."""
+
+    request: str
+    incarnation: str
+    """Cursors count within one life of the neuron."""
+    events: list[LifecycleEvent] = []
+
+
 class Progress(Message, frozen=True, kw_only=True):
     """An admin request is under way."""
 
@@ -135,5 +144,5 @@ class Refused(Message, frozen=True, kw_only=True):
 
 FromNeuron = (
     NodeState | Started | Tokens | Ended | Failed | Rendered | HelloWanted | Claimed | StatusReply | DiscoverReply
-    | HealthReply | ModelsReply | VersionReply | MemoryReply | Progress | Done | Refused
+    | HealthReply | ModelsReply | VersionReply | MemoryReply | EventsReply | Progress | Done | Refused
 )  # fmt: skip

@@ -5,6 +5,8 @@ from typing import Literal
 from common.messages.base import Message, Part
 
 ReplicaStatus = Literal["loading", "loaded", "unloading", "recovering", "failed"]
+EventSubject = Literal["node", "device", "model", "gateway", "helper"]
+"""What an event is about; a helper is the prep process or the probe."""
 ModelStatus = Literal["unloaded", "loading", "loaded", "unloading", "recovering", "failed"]
 
 
@@ -93,6 +95,22 @@ class ModelState(Part, frozen=True, kw_only=True):
     """Hashes of prompts whose KV is resident, the latest last: a job whose prefix chain ends in one goes here."""
 
 
+class LifecycleEvent(Part, frozen=True, kw_only=True):
+    """Something that became of a node, a device's worker, or a model, and why."""
+
+    cursor: int
+    """Rises by one with each event of one life of the neuron, from 1."""
+    age_ms: int
+    """How long ago, when this message was made."""
+    level: Literal["info", "warning", "error"]
+    subject: EventSubject
+    what: str
+    reason: str | None = None
+    device: str | None = None
+    model: str | None = None
+    details: dict[str, str] = {}
+
+
 class NodeState(Message, frozen=True, kw_only=True):
     """What a neuron is and holds. Pushed whole on Hello and every 10 s, else only what changed.
 
@@ -112,3 +130,5 @@ class NodeState(Message, frozen=True, kw_only=True):
     gone: list[str] = []
     """Models of an earlier state that no longer exist."""
     aliases: dict[str, str] = {}
+    events: list[LifecycleEvent] = []
+    """Partial: those since the last push; full: the last ones, some of which may be known."""

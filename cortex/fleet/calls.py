@@ -20,6 +20,8 @@ class Owner(Protocol):
 
     turn: Turn
     """Of all the jobs: their readers are told when the last message that is there has been taken."""
+    tokens: int
+    """Received so far, of all jobs."""
 
     def now(self) -> float:
         """Return the event loop's clock."""
@@ -124,6 +126,7 @@ class JobCall:
         now = self._owner.now()
         if item.ids:
             self.tokens += len(item.ids)
+            self._owner.tokens += len(item.ids)
             self.record.add(track.job.id, len(item.ids), now)
         if item.text or item.logprobs:
             if self.first_text_at is None:

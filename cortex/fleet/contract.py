@@ -16,6 +16,7 @@ import msgspec
 
 from common.errors import Code, RequestError
 from common.messages import EndedItem, Job, RenderedItem, StartedItem, TokenLogprob
+from cortex.fleet.history import Happened
 from cortex.fleet.record import Record
 
 
@@ -130,6 +131,9 @@ class Fleet(Protocol):
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return every neuron with its link and its state."""
+
+    def happened(self, since: int) -> list[Happened]:
+        """Return the remembered lifecycle events after number `since`."""
 
     def health(self) -> Health:
         """Return whether the fleet serves, and if not, why."""

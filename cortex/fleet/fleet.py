@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from cortex.fleet import errands, listing, prefix
 from cortex.fleet.calls import JobCall
 from cortex.fleet.contract import Health, Order, Verb
 from cortex.fleet.errands import NeuronErrand
+from cortex.fleet.history import Happened, History
 from cortex.fleet.jobs import JobClient
 from cortex.fleet.link import Link
 from cortex.fleet.view import Node
@@ -40,6 +42,7 @@ class BusFleet:
         self._catalogue = catalogue
         self._created = created
         self._links: dict[str, Link] = {}
+        self.history = History(time.time)
         loop = asyncio.get_running_loop()
         self.jobs = JobClient(
             self._links,
@@ -57,6 +60,7 @@ class BusFleet:
                 eviction=settings.eviction_message(),
                 jobs=self.jobs,
                 clock=loop.time,
+                history=self.history,
                 credentials=keys.credentials(name) if keys is not None else None,
             )
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
@@ -145,6 +149,10 @@ class BusFleet:
             }
             for node in self.view()
         ]
+
+    def happened(self, since: int) -> list[Happened]:
+        """Return the remembered events after number `since`; see contract.Fleet."""
+        return self.history.since(since)
 
     def health(self) -> Health:
         """Return whether the fleet serves, and if not, why."""

@@ -55,6 +55,8 @@ class JobClient:
         self._node_grace_s = node_grace_s
         self._tracks: dict[str, Track] = {}
         self.turn = Turn()
+        self.tokens = 0
+        """Received so far, of all jobs."""
         self.placer = Placer(links, catalogue, clock, self._refused)
 
     def __len__(self) -> int:

@@ -45,6 +45,7 @@ from common.messages import (
     ToNeuron,
 )
 from common.sockets import Channel, bus_dealer
+from cortex.fleet.history import History
 from cortex.fleet.view import Applied, LinkState, Node
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class Link:
         eviction: Eviction,
         jobs: Jobs,
         clock: Callable[[], float],
+        history: History,
         credentials: Credentials | None = None,
     ) -> None:
         """`incarnation`: of this gateway process. `clock`: monotonic seconds. `credentials`: None is plain text."""
@@ -111,6 +113,7 @@ class Link:
             version=PROTOCOL_VERSION, incarnation=incarnation, role="gateway", name="cortex", eviction=eviction
         )
         self._jobs = jobs
+        self._history = history
         self._clock = clock
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._channel: Channel | None = None
@@ -257,6 +260,7 @@ class Link:
         self._handle(message)
         if self._is_greeted and self.node.link is not LinkState.UP:
             log.info("neuron %s is back", self.node.name)
+            self._history.note(self.node.name, "info", "neuron is back")
             self.node.link, self.node.error = LinkState.UP, None
 
     def _handle(self, message: FromNeuron) -> None:
@@ -306,8 +310,10 @@ class Link:
             self._is_greeted = True
         if applied is not Applied.LATE:
             self._jobs.learn(node, state)
+            self._history.learn(node.name, state)
         if applied is Applied.REBORN:
             log.warning("neuron %s was restarted", node.name)
+            self._history.note(node.name, "warning", "neuron was restarted")
             self._give_up(f"neuron {node.name} was restarted")
         elif self._loads:
             # Answered or not: a Done may have been lost in a cut.
@@ -337,16 +343,19 @@ class Link:
         node.link, node.error = LinkState.REFUSED, why
         if is_news:
             log.error("neuron %s at %s refuses this gateway: %s", node.name, node.endpoint, why)
+            self._history.note(node.name, "error", "neuron refuses this gateway", why)
             self._give_up(f"neuron {node.name} refuses this gateway")
 
     def _suspect(self, why: str) -> None:
         if self.node.link is LinkState.UP:
             log.warning("neuron %s is suspect: %s; it gets no new work", self.node.name, why)
+            self._history.note(self.node.name, "warning", "neuron is suspect; it gets no new work", why)
             self.node.link = LinkState.SUSPECT
 
     def _lose(self, why: str) -> None:
         node = self.node
         log.error("neuron %s is lost: %s", node.name, why)
+        self._history.note(node.name, "error", "neuron is lost", why)
         node.link = LinkState.DOWN
         self._is_greeted = False
         self._give_up(f"neuron {node.name} is lost: {why}")

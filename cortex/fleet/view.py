@@ -145,7 +145,12 @@ class Node:
         if self._last is None:
             return None
         return structs.replace(
-            self._last, full=True, devices=list(self.devices.values()), models=list(self.models.values()), gone=[]
+            self._last,
+            full=True,
+            devices=list(self.devices.values()),
+            models=list(self.models.values()),
+            gone=[],
+            events=[],
         )
 
 

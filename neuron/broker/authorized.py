@@ -13,7 +13,7 @@ ROLES: tuple[str, ...] = get_args(Role)
 
 _LOOK = frozenset(
     {messages.Hello, messages.Status, messages.Discover, messages.Health, messages.Models, messages.Memory,
-     messages.Version}
+     messages.ReadEvents, messages.Version}
 )  # fmt: skip
 _WORK = frozenset({messages.Submit, messages.Abort, messages.Claim, messages.Beat})
 ALLOWED: dict[str, frozenset[type]] = {

@@ -15,6 +15,7 @@ from common.messages import (
     DiscoverReply,
     Done,
     Drain,
+    EventsReply,
     Health,
     HealthReply,
     JobRow,
@@ -26,6 +27,7 @@ from common.messages import (
     ModelsReply,
     Pause,
     Pin,
+    ReadEvents,
     Refused,
     ReportMemory,
     RestartWorker,
@@ -52,7 +54,7 @@ GATHER_S = 2.0
 
 AdminRequest = (
     Claim | Status | Discover | Health | Models | Version | Load | Unload | Pin | Unpin | ClearCache | Memory
-    | Drain | Undrain | Pause | Resume | RestartWorker
+    | Drain | Undrain | Pause | Resume | RestartWorker | ReadEvents
 )  # fmt: skip
 
 
@@ -101,6 +103,9 @@ class Admin:
             case Version():
                 host.tell(peer, VersionReply(request=message.request, version=__version__, protocol=PROTOCOL_VERSION,
                                              build=report.build(host)))  # fmt: skip
+            case ReadEvents():
+                events = host.journal.since(message.since, host.now)
+                host.tell(peer, EventsReply(request=message.request, incarnation=host.incarnation, events=events))
             case Claim():
                 choice = self.claims.record(message.model, message.choice, message.refused, host.now)
                 host.tell(peer, Claimed(request=message.request, model=message.model, choice=choice))

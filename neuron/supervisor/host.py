@@ -14,6 +14,7 @@ from neuron.memory.residency import Model, Replica, Want
 from neuron.settings import NeuronSettings
 from neuron.supervisor.child import Child
 from neuron.supervisor.instructions import Instruction, Say, SendChild, SendPeer, SetTimer
+from neuron.supervisor.journal import Journal
 from neuron.supervisor.states import State
 
 
@@ -53,6 +54,7 @@ class Host:
     models: dict[str, Model] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     jobs: JobBook = field(default_factory=JobBook)
+    journal: Journal = field(default_factory=Journal)
     pace: Pace = field(default_factory=Pace)
     peers: Peers = field(default_factory=Peers)
     hellos: dict[str, WorkerHello] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from common.messages import (
     Abort,
     Beat,
     CacheCleared,
+    CancelJobs,
     Done,
     Ended,
     Failed,
@@ -50,7 +51,7 @@ from neuron.supervisor.finds import Finds
 from neuron.supervisor.herald import Herald
 from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import Inspection
-from neuron.supervisor.instructions import Exit, Instruction, Kill
+from neuron.supervisor.instructions import Exit, Instruction, Kill, Say
 from neuron.supervisor.keeper import Keeper
 from neuron.supervisor.ownership import Ownership
 from neuron.supervisor.placement import Placement
@@ -144,6 +145,9 @@ class Machine:
                 if child.story() in str(error):
                     host.out += child.kill_undefined(now)
         self._keeper.settle()
+        for instruction in host.out:
+            if isinstance(instruction, Say):
+                host.is_dirty |= host.journal.note(instruction, now)
         self._publisher.settle()
         return host.out
 
@@ -290,6 +294,8 @@ class Machine:
                 self._traffic.abort_keys(peer, message)
             case Beat():
                 self._traffic.beat(peer, message)
+            case CancelJobs():
+                self._traffic.cancel(peer, message)
             case _:
                 for device, what in self._admin.handle(peer, message):
                     self._family.order(device, what)

@@ -1,5 +1,7 @@
 """Pushes the host's state to every gateway: what has changed soon after it has, the whole of it now and then."""
 
+from msgspec import structs
+
 from common.messages import NodeState
 from neuron.supervisor import report
 from neuron.supervisor.host import Host
@@ -19,6 +21,8 @@ class Publisher:
         self._published: NodeState | None = None
         self._pushed_at = 0.0
         self._is_due = False
+        self._told = 0
+        """Number of the last event that gateways were told of."""
 
     @property
     def published(self) -> NodeState | None:
@@ -43,24 +47,30 @@ class Publisher:
 
     def push_full(self) -> None:
         """Push the whole state."""
-        state = self._update()
+        state = self._whole()
         for peer in self._host.peers.gateways():
             self._host.tell(peer, state)
         self._host.wake_in("push-full", FULL_PUSH_S)
 
     def introduce(self, peer: str) -> None:
         """Send a peer that is not yet among the gateways the whole state, which later changes follow."""
-        self._host.tell(peer, self._update())
+        self._host.tell(peer, self._whole())
+
+    def _whole(self) -> NodeState:
+        """Return the whole state, told to every gateway that has the one before, and what has happened lately."""
+        host = self._host
+        return structs.replace(self._update(), events=host.journal.latest(host.now))
 
     def _update(self) -> NodeState:
         """Bring the published state up to date, telling every gateway the difference; return the whole."""
         host, before = self._host, self._published
         host.is_dirty, self._pushed_at = False, host.now
         if before is None:
-            self._published = report.node_state(host, 1)
+            self._published, self._told = report.node_state(host, 1), host.journal.cursor
             return self._published
         after = report.node_state(host, before.seq + 1)
-        change = report.change(before, after)
+        change = report.change(before, after, host.journal.since(self._told, host.now))
+        self._told = host.journal.cursor
         if change is None:
             return before
         for peer in host.peers.gateways():

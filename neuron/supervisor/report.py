@@ -1,9 +1,10 @@
 """The host as others see it: states for the bus, and whether it is healthy. Pure functions over the host."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from common import __version__
-from common.messages import DeviceState, ModelState, NodeState, ReplicaState
+from common.messages import DeviceState, LifecycleEvent, ModelState, NodeState, ReplicaState
 from neuron.memory.residency import Model
 from neuron.supervisor.host import Host
 from neuron.supervisor.states import State
@@ -121,15 +122,15 @@ def status_line(host: Host) -> str:
     )
 
 
-def change(before: NodeState, after: NodeState) -> NodeState | None:
-    """Return the partial state that leads from one full state to the next, None if nothing has changed."""
+def change(before: NodeState, after: NodeState, events: Sequence[LifecycleEvent] = ()) -> NodeState | None:
+    """Return the partial state that leads from one full state to the next, None if nothing has changed or happened."""
     devices = {d.uuid: d for d in before.devices}
     models = {m.id: m for m in before.models}
     changed_devices = [d for d in after.devices if devices.get(d.uuid) != d]
     changed_models = [m for m in after.models if models.get(m.id) != m]
     gone = [m for m in models if m not in {m.id for m in after.models}]
     head_changed = (before.state, before.build, before.aliases) != (after.state, after.build, after.aliases)
-    if not (changed_devices or changed_models or gone or head_changed):
+    if not (changed_devices or changed_models or gone or head_changed or events):
         return None
     return NodeState(
         incarnation=after.incarnation,
@@ -143,6 +144,7 @@ def change(before: NodeState, after: NodeState) -> NodeState | None:
         models=changed_models,
         gone=gone,
         aliases=after.aliases,
+        events=list(events),
     )
 
 

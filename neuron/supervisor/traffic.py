@@ -7,6 +7,8 @@ from common.messages import (
     Abort,
     AbortTasks,
     Beat,
+    CancelJobs,
+    Done,
     Ended,
     Failed,
     FailedItem,
@@ -14,6 +16,7 @@ from common.messages import (
     JobKey,
     Prepare,
     Prepared,
+    Refused,
     Rendered,
     RenderedItem,
     Run,
@@ -290,6 +293,21 @@ class Traffic:
             entry = self._host.jobs.find_of(peer, key.job)
             if entry is not None and entry.job.attempt <= key.attempt:
                 self.abort(entry)
+
+    def cancel(self, peer: str, message: CancelJobs) -> None:
+        """End a request's jobs for an admin: their client gets an error, and no other attempt is made."""
+        host, target = self._host, message.target
+        found = [e for e in host.jobs.entries() if e.job.request_id == target or (target and e.job.id == target)]
+        found = found or [e for e in host.jobs.entries() if len(target) >= 4 and e.job.id.startswith(target)]
+        if not found:
+            text = f"no job or request '{target}' runs or waits here"
+            host.tell(peer, Refused(request=message.request, code=Code.NOT_FOUND, message=text))
+            return
+        for entry in found:
+            self._stop_running(entry)
+            self.fail(entry, Code.ABORTED, "the request was cancelled by an administrator")
+        host.say("warning", "request cancelled", request_id=found[0].job.request_id, jobs=len(found), why="an admin")
+        host.tell(peer, Done(request=message.request, text=f"{len(found)} jobs of {found[0].job.request_id} cancelled"))
 
     def abort_gateway(self, peer: str) -> int:
         """Abort all jobs of a gateway that is gone; return how many."""

@@ -7,6 +7,7 @@ from typing import Any
 from common.errors import Code, RequestError
 from common.messages import EndedItem, Job, StartedItem, Timings
 from cortex.fleet.contract import Event, Events, Health, Order, Step, Verb
+from cortex.fleet.history import Happened
 from cortex.fleet.record import Record
 
 MODEL = "tiny/model"
@@ -114,6 +115,7 @@ class FakeFleet:
         self.entries: list[dict[str, Any]] = [{"id": MODEL, "object": "model", "created": 1, "owned_by": "helexa"}]
         self.state = Health("ok", [])
         self.orders: list[tuple[Verb, Order]] = []
+        self.events: list[Happened] = []
         self.steps: list[Step] = []
 
     def resolve(self, model: str) -> str:
@@ -141,6 +143,10 @@ class FakeFleet:
     def nodes(self) -> list[dict[str, Any]]:
         """Return no nodes."""
         return []
+
+    def happened(self, since: int) -> list[Happened]:
+        """Return what the test set."""
+        return [h for h in self.events if h.serial > since]
 
     def health(self) -> Health:
         """Return what the test set."""
