@@ -14,7 +14,10 @@ from cortex.api.front import Front
 from cortex.api.generate import Generate
 from cortex.api.models import Model, Models
 from cortex.api.prompts import Prompts
-from cortex.api.status import FleetStatus, Health, Lifecycle, Live, Ready, Root, Version
+from cortex.api.status import FleetStatus, Health, Lifecycle, Live, Ready, Version
+from cortex.dashboard.activity import Activity
+from cortex.dashboard.live import Live as FleetLive
+from cortex.dashboard.page import Files, Root
 from cortex.dialects.anthropic_count import AnthropicCount
 from cortex.dialects.anthropic_messages import AnthropicMessages
 from cortex.dialects.bounds import Bounds
@@ -34,16 +37,20 @@ def create_app(
     lifecycle: Lifecycle,
     observe: Callable[[Exchange], None] = lambda exchange: None,
     admit: Callable[[Identity], Ticket | None] = lambda identity: None,
+    activity: Activity | None = None,
 ) -> Front:
     """Return the ASGI application. `access`: decides who may ask, `admit` how much of it.
 
-    `observe`: is told of each request that has ended.
+    `observe`: is told of each request that has ended. `activity`: what the page shows of all gateway processes; without
+    it there is no /fleet/live.
     """
     gateway, limits = settings.gateway, settings.limits
     most = Bounds(limits.messages, limits.tools, limits.nesting, limits.stop)
     browsers = Browsers(settings.browsers.hosts, settings.browsers.origins, own_names())
     app = falcon.asgi.App(media_type=falcon.MEDIA_JSON)
-    app.add_route("/", Root())
+    files = Files()
+    app.add_route("/", Root(files))
+    app.add_route("/dashboard/{name}", files)
     app.add_route("/livez", Live())
     app.add_route("/readyz", Ready(fleet, lifecycle))
     app.add_route("/health", Health(fleet))
@@ -61,6 +68,8 @@ def create_app(
     app.add_route("/detokenize", Prompts(Detokenize(), fleet, gateway))
     app.add_route("/apply-template", Prompts(ApplyTemplate(), fleet, gateway))
     app.add_route("/fleet/status", FleetStatus(fleet))
+    if activity is not None:
+        app.add_route("/fleet/live", FleetLive(fleet, activity, lifecycle, access.is_in_force))
     for verb in VERBS:
         app.add_route(f"/fleet/{verb}", Orders(verb, fleet))
     return Front(

@@ -23,6 +23,7 @@ from cortex.access import usage
 from cortex.access.seats import Seats
 from cortex.bulletin import Bulletin
 from cortex.configuration import Configuration
+from cortex.dashboard.activity import Activity
 from cortex.listeners import open_listeners
 from cortex.readiness import Readiness
 from cortex.worker import LAST_WORDS_S, GatewayWorker
@@ -82,6 +83,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
         self.metrics_folder = metrics_folder
         """Where all processes count; None: nothing is counted."""
         self.bulletin = Bulletin()
+        self.activity = Activity()
         self.readiness = Readiness()
         gateway = configuration.settings.gateway
         state = gateway.state_folder

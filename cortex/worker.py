@@ -26,6 +26,7 @@ from cortex.api.protocol import GatewayProtocol
 from cortex.api.status import Lifecycle
 from cortex.app import create_app
 from cortex.configuration import Configuration
+from cortex.dashboard.observer import observe
 from cortex.fleet.fleet import BusFleet
 from cortex.readiness import describe
 
@@ -124,6 +125,7 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
                 if certificate is not None:
                     certificate.refresh()
                 self._keep_books(apps[0])
+                self.app.activity.report(fleet.jobs.tokens, sum(e.call is not None for e in self.asgi.active))
                 self.app.readiness.report(describe(fleet.view()))
                 try:
                     await asyncio.wait_for(self._stop.wait(), TICK_S)
@@ -136,25 +138,28 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
 
     def _make_apps(self, fleet: BusFleet) -> tuple[Front, *tuple[Any, ...]]:
         """Return the application of the API, and that of the metrics if they have an address."""
-        configuration, folder = self._configuration, self.app.metrics_folder
-        wire = functools.partial(create_app, configuration.settings, fleet, self._access, self._lifecycle)
+        configuration, folder, loop = self._configuration, self.app.metrics_folder, self.loop
+        wire = functools.partial(
+            create_app, configuration.settings, fleet, self._access, self._lifecycle, activity=self.app.activity
+        )
         if folder is None:
             return (wire(self._note, self._meter.admit),)
         # Not before: what it imports looks once, when it is imported, whether processes are to count together.
         from cortex.metrics.page import create_metrics_app
         from cortex.metrics.requests import RequestMetrics
 
-        metrics, loop = RequestMetrics(), self.loop
+        metrics = RequestMetrics()
         page = create_metrics_app(folder, fleet.view, self._may_read_metrics)
 
-        def observe(exchange: Exchange) -> None:
+        def count(exchange: Exchange) -> None:
             metrics.observe(exchange, loop.time())
             self._note(exchange)
 
-        return wire(observe, self._meter.admit), page
+        return wire(count, self._meter.admit), page
 
     def _note(self, exchange: Exchange) -> None:
-        """Gather what a request has used."""
+        """Gather what a request has used, and tell the other processes of it."""
+        observe(self.app.activity, exchange, self.loop.time())
         call = exchange.call
         if call is not None:
             used = Used(1, call.record.prompt_tokens, call.record.cached_tokens, call.tokens)

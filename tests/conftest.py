@@ -16,6 +16,7 @@ TOOLS = {
     "needs_node": ("node", "npm"),
     "needs_nginx": ("nginx",),
     "needs_systemd": ("systemd-analyze",),
+    "needs_chromium": ("chromium",),
     "needs_prometheus": ("prometheus", "promtool"),
 }
 REQUIRE_TOOLS = "HELEXA_REQUIRE_TOOLS"

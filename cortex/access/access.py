@@ -17,6 +17,8 @@ from cortex.access.headers import find_key, name_principal
 from cortex.access.keys import UNLIMITED, ApiKey, KeyRing, Limits, Role, read_id
 
 ADMIN_PREFIX = "/fleet"
+PAGE_PREFIX = "/dashboard/"
+"""The files of the page at /, which are the same for everybody; what it shows, it asks for with a key."""
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/health", "/version"})
 """Need no key: they tell machines that the gateway lives, and nothing of models or people."""
 ANONYMOUS_PRIORITY = 200
@@ -88,7 +90,7 @@ class Access:
         is_admin_path = path == ADMIN_PREFIX or path.startswith(ADMIN_PREFIX + "/")
         if is_admin_path and not self._admin_keys and not self._ring().has_admin:
             raise RequestError(Code.NOT_FOUND, f"there is nothing at {path}")
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS or path.startswith(PAGE_PREFIX):
             return Identity(address, "use", is_anonymous=True)
         identity = self._recognise(find_key(headers), address)
         if identity.role == "metrics":

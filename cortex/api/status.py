@@ -67,17 +67,6 @@ class Version:
         resp.data = orjson.dumps({"version": __version__, "protocol": ".".join(map(str, PROTOCOL_VERSION))})
 
 
-class Root:
-    """GET and HEAD /: some clients look here first."""
-
-    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Answer with a line of text."""
-        resp.content_type = falcon.MEDIA_TEXT
-        resp.text = f"cortex {__version__}: the OpenAI API is at /v1, its models at /v1/models\n"
-
-    on_head = on_get
-
-
 class FleetStatus:
     """GET /fleet/status: every neuron and model, for the command line. Only with an admin key."""
 

@@ -1,0 +1,1 @@
+"""The page at `GET /`: the fleet live, for people."""
