@@ -18,6 +18,7 @@ from common.catalogue import Catalogue
 from common.errors import ConfigError, RequestError
 from common.ids import new_incarnation
 from common.keys import fingerprint, read_pair
+from common.messages import LogReply
 from common.sdnotify import ServiceManager
 from neuron.broker.bus import Bus
 from neuron.broker.gate import Gate
@@ -42,6 +43,7 @@ from neuron.supervisor.instructions import (
     SendPeer,
     SetTimer,
     Spawn,
+    TellLog,
 )
 from neuron.supervisor.machine import Machine
 from neuron.supervisor.report import status_line
@@ -176,6 +178,11 @@ class Daemon:
                 self._children.kill(incarnation, hard=hard)
             case ResolveSource(model, source):
                 self._resolve(model, source)
+            case TellLog(peer, request, child, since):
+                cursor, lines = self._children.last_words.since(child, since)
+                incarnation = self._machine.host.incarnation
+                reply = LogReply(request=request, incarnation=incarnation, cursor=cursor, lines=lines)
+                self._bus.send_peer(peer, reply)
             case SaveState(saved):
                 if self._state_file is not None:
                     write_state(self._state_file, saved)
@@ -214,7 +221,9 @@ class Daemon:
             arguments += ["--threads", str(min(threads, max(os.cpu_count() or 1, device.threads or 1)))]
             arguments += ["--step-budget-ms", str(settings.step_budget_ms)]
         try:
-            pid, line = self._children.spawn(spawn.incarnation, f"neuron.{spawn.role}", arguments, environment)
+            pid, line = self._children.spawn(
+                spawn.incarnation, f"neuron.{spawn.role}", spawn.name, arguments, environment
+            )
         except OSError as error:
             self._child_exited(spawn.incarnation, f"could not be started: {error.strerror}", False)
         else:

@@ -191,8 +191,18 @@ class CancelJobs(Message, frozen=True, kw_only=True):
     """A request's id, or the beginning of a job's."""
 
 
+class ReadLog(Message, frozen=True, kw_only=True):
+    """Ask what a child has written to stderr, over all its lives."""
+
+    request: str
+    child: str
+    """A device, for its worker; `prep`; or `probe`."""
+    since: int = 0
+    """Number of the last line that is known."""
+
+
 ToNeuron = (
     Hello | Beat | Submit | Abort | Claim | Status | Discover | Health | Models | Version
     | Load | Unload | Pin | Unpin | ClearCache | Memory | Drain | Undrain | Pause | Resume | RestartWorker
-    | ReadEvents | CancelJobs
+    | ReadEvents | ReadLog | CancelJobs
 )  # fmt: skip

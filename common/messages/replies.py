@@ -92,6 +92,19 @@ class ModelMemory(Part, frozen=True, kw_only=True):
     """Idle sequences in host memory."""
 
 
+class JobProgress(Part, frozen=True, kw_only=True):
+    """How far a worker has come with a job."""
+
+    job: str
+    phase: Literal["waiting", "prefill", "decode"]
+    prompt_n: int
+    """Tokens of its prompt."""
+    done_n: int = 0
+    """Of them in KV cells, or computed."""
+    tokens: int = 0
+    """Of its answer, over all attempts."""
+
+
 class WorkerMemory(Part, frozen=True, kw_only=True):
     """The worker's own view of its memory, in MiB."""
 
@@ -101,6 +114,9 @@ class WorkerMemory(Part, frozen=True, kw_only=True):
     device_free_mb: int | None = None
     device_total_mb: int | None = None
     models: list[ModelMemory] = []
+    jobs: list[JobProgress] = []
+    tokens: int = 0
+    """Generated in this life of the worker."""
 
 
 class MemoryReply(Message, frozen=True, kw_only=True):
@@ -117,6 +133,17 @@ class EventsReply(Message, frozen=True, kw_only=True):
     incarnation: str
     """Cursors count within one life of the neuron."""
     events: list[LifecycleEvent] = []
+
+
+class LogReply(Message, frozen=True, kw_only=True):
+    """Answer to ReadLog, oldest first."""
+
+    request: str
+    incarnation: str
+    """Lines are numbered within one life of the neuron."""
+    cursor: int
+    """Number of the last line."""
+    lines: list[str] = []
 
 
 class Progress(Message, frozen=True, kw_only=True):
@@ -144,5 +171,6 @@ class Refused(Message, frozen=True, kw_only=True):
 
 FromNeuron = (
     NodeState | Started | Tokens | Ended | Failed | Rendered | HelloWanted | Claimed | StatusReply | DiscoverReply
-    | HealthReply | ModelsReply | VersionReply | MemoryReply | EventsReply | Progress | Done | Refused
+    | HealthReply | ModelsReply | VersionReply | MemoryReply | EventsReply | LogReply
+    | Progress | Done | Refused
 )  # fmt: skip

@@ -17,6 +17,10 @@ DONE, FAILED, USAGE, NO_ANSWER = 0, 1, 2, 3
 
 _EPILOG = """\
 examples:
+  neuronctl top                            devices, models, requests and speed, live
+  neuronctl requests                       what waits and runs; requests cancel ID ends one
+  neuronctl events --follow                what happens to workers and models, and why
+  neuronctl logs CPU-0                     what its worker processes wrote, the dead ones too
   neuronctl status                         devices, models and jobs of the neuron on this host
   neuronctl --endpoint beast:13131 models
   neuronctl doctor                         what keeps this host from serving, and what to do
@@ -26,6 +30,8 @@ examples:
   neuronctl --key /etc/neuron/keys/neuron.key status      where the bus is encrypted: root, on the host itself
   neuronctl authorize gateway KEY cortex   let a gateway in; revoke KEY ends that at once
   neuronctl restart CPU-1                  a new worker process; its models are loaded again
+
+  eval "$(neuronctl completion bash)"      completion of commands and options; also zsh and fish
 
 exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 nobody answers
 NEURON_ENDPOINT sets the default of --endpoint.

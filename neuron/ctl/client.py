@@ -112,6 +112,7 @@ class NeuronClient:
         if isinstance(message, Refused) and message.request in (None, request):
             raise RequestRefused(message.code, message.message)
         if isinstance(message, HelloWanted):
+            self._is_greeted = False
             raise RequestRefused(Code.NEURON_LOST, "the neuron was restarted meanwhile; try again")
         return message
 

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from neuron.process.last_words import LastWords
+
 log = logging.getLogger(__name__)
 
 
@@ -20,6 +22,9 @@ class _Running:
     pidfd: int
     lifeline: int
     """Write end; nothing is ever written, its closing ends the child."""
+    name: str
+    stderr: int
+    """Read end."""
 
 
 class Children:
@@ -33,16 +38,19 @@ class Children:
         """`exited(incarnation, cause, by_signal)`."""
         self._loop = asyncio.get_running_loop()
         self._exited = exited
+        self.last_words = LastWords()
         self._running: dict[str, _Running] = {}
 
     def spawn(
-        self, incarnation: str, module: str, arguments: list[str], environment: dict[str, str]
+        self, incarnation: str, module: str, name: str, arguments: list[str], environment: dict[str, str]
     ) -> tuple[int, socket.socket]:
         """Start `python -m module`, its own process group; return its pid and our end of its line. Raises OSError.
 
-        The name stays in the command line, so that `ps` tells what a process is.
+        The module stays in the command line, so that `ps` tells what a process is. What it writes to stderr is kept
+        under `name`.
         """
         hold, lifeline = os.pipe()
+        words, stderr = os.pipe()
         ours, theirs = socket.socketpair()
         try:
             process = subprocess.Popen(
@@ -61,17 +69,21 @@ class Children:
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                stderr=stderr,
                 pass_fds=(hold, theirs.fileno()),
                 start_new_session=True,
             )
         except OSError:
             os.close(lifeline)
+            os.close(words)
             ours.close()
             raise
         finally:
             os.close(hold)
+            os.close(stderr)
             theirs.close()
-        running = _Running(process, os.pidfd_open(process.pid), lifeline)
+        running = _Running(process, os.pidfd_open(process.pid), lifeline, name, words)
+        self.last_words.listen(name, words)
         self._running[incarnation] = running
         self._loop.add_reader(running.pidfd, self._reap, incarnation)
         return process.pid, ours
@@ -95,6 +107,7 @@ class Children:
         status = running.process.wait()
         os.close(running.pidfd)
         os.close(running.lifeline)
+        self.last_words.close(running.name, running.stderr)
         if status < 0:
             self._exited(incarnation, f"signal {signal.Signals(-status).name}", True)
         else:

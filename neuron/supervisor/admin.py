@@ -28,6 +28,7 @@ from common.messages import (
     Pause,
     Pin,
     ReadEvents,
+    ReadLog,
     Refused,
     ReportMemory,
     RestartWorker,
@@ -46,6 +47,7 @@ from neuron.supervisor import report
 from neuron.supervisor.child import Happening
 from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import Inspection
+from neuron.supervisor.instructions import TellLog
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.states import State
 
@@ -54,7 +56,7 @@ GATHER_S = 2.0
 
 AdminRequest = (
     Claim | Status | Discover | Health | Models | Version | Load | Unload | Pin | Unpin | ClearCache | Memory
-    | Drain | Undrain | Pause | Resume | RestartWorker | ReadEvents
+    | Drain | Undrain | Pause | Resume | RestartWorker | ReadEvents | ReadLog
 )  # fmt: skip
 
 
@@ -106,6 +108,9 @@ class Admin:
             case ReadEvents():
                 events = host.journal.since(message.since, host.now)
                 host.tell(peer, EventsReply(request=message.request, incarnation=host.incarnation, events=events))
+            case ReadLog():
+                if message.child in ("prep", "probe") or self._is_served(peer, message.request, message.child):
+                    host.out.append(TellLog(peer, message.request, message.child, message.since))
             case Claim():
                 choice = self.claims.record(message.model, message.choice, message.refused, host.now)
                 host.tell(peer, Claimed(request=message.request, model=message.model, choice=choice))

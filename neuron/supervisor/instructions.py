@@ -76,6 +76,16 @@ class Say:
 
 
 @dataclass(frozen=True, slots=True)
+class TellLog:
+    """Send a peer what a child has written to stderr, since its line number `since`."""
+
+    peer: str
+    request: str
+    child: str
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
 class SaveState:
     """Write what outlives the daemon."""
 
@@ -89,4 +99,6 @@ class Exit:
     status: int
 
 
-Instruction = Spawn | Kill | SendChild | SendPeer | ResolveSource | SetTimer | CancelTimer | Say | SaveState | Exit
+Instruction = (
+    Spawn | Kill | SendChild | SendPeer | ResolveSource | SetTimer | CancelTimer | Say | TellLog | SaveState | Exit
+)

@@ -8,7 +8,7 @@ from msgspec import structs
 
 from common.errors import Code
 from common.log import fields
-from common.messages import EndedItem, FailedItem, JobKey, ModelMemory, Task, Timings
+from common.messages import EndedItem, FailedItem, JobKey, JobProgress, ModelMemory, Task, Timings
 from neuron.worker.engine import CHUNK_TOKENS, DeviceLost, Embedder
 from neuron.worker.kv_pool import Saved
 from neuron.worker.outbox import Outbox
@@ -166,6 +166,20 @@ class EmbeddingLane:
             kv_used=0,
             sequences=0,
         )
+
+    @property
+    def tokens(self) -> int:
+        """Return 0: nothing is generated."""
+        return 0
+
+    def progress(self) -> list[JobProgress]:
+        """Return how far each job is."""
+        works = self._jobs.values()
+        return [
+            JobProgress(job=w.task.job, phase="prefill", prompt_n=sum(map(len, w.task.texts)),
+                        done_n=sum(map(len, w.task.texts[: w.done])))
+            for w in works
+        ]  # fmt: skip
 
     def check(self) -> None:
         """Assert that no job waits for nothing."""

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from common.errors import Code, RequestError, overflow
 from common.log import fields
-from common.messages import EndedItem, FailedItem, JobKey, ModelMemory, Task, TokenLogprob
+from common.messages import EndedItem, FailedItem, JobKey, JobProgress, ModelMemory, Task, TokenLogprob
 from neuron.worker.engine import CHUNK_TOKENS, DecodeResult, DeviceLost, Model
 from neuron.worker.generation import Generation
 from neuron.worker.host_tier import HostTier
@@ -58,6 +58,8 @@ class Lane:
         self._jobs: dict[str, Generation] = {}
         self._waiting: list[Generation] = []
         self._serial = 0
+        self.tokens = 0
+        """Generated so far."""
 
     @property
     def is_busy(self) -> bool:
@@ -180,6 +182,19 @@ class Lane:
             host_mb=self._host.used_by(self.model.state_key) >> 20,
         )
 
+    def progress(self) -> list[JobProgress]:
+        """Return how far each job is."""
+        return [
+            JobProgress(
+                job=g.task.job,
+                phase="waiting" if g.sequence is None else "decode" if g.is_decoding else "prefill",
+                prompt_n=g.prompt_n,
+                done_n=min(g.position, g.prompt_n),
+                tokens=g.output_n,
+            )
+            for g in self._jobs.values()
+        ]
+
     def check(self) -> None:
         """Assert that books agree."""
         self.kv.check()
@@ -274,6 +289,7 @@ class Lane:
             self._end(generation, "stop" if text.matched is None else "stop_sequence")
             return
         at = generation.output_n
+        self.tokens += 1
         generation.take(token, now)
         shown = text.push(self.model.piece(token, is_shown=token in generation.shown))
         is_full = generation.output_n >= task.max_tokens

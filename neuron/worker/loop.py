@@ -105,6 +105,8 @@ class Loop:
         self._phase: Phase = "starting"
         self._pulsed_at = 0.0
         self._is_stopping = False
+        self._past_tokens = 0
+        """Of models that are no longer here."""
 
     def run(self) -> None:
         """Serve until `stop` or a Stop message. Raises DeviceLost."""
@@ -241,6 +243,7 @@ class Loop:
     def _unload(self, name: str) -> None:
         lane = self.lanes.pop(name, None)
         if lane is not None:
+            self._past_tokens += lane.tokens
             lane.fail_all(Code.MODEL_UNLOADED, f"model '{name}' is being unloaded")
             self._loader.unload(name, lane.model, partial(lane.save_all, self._host.budget))
         elif name in self._loading:
@@ -307,6 +310,11 @@ class Loop:
             )
         )
 
+    @property
+    def tokens(self) -> int:
+        """Return how many were generated since the start."""
+        return self._past_tokens + sum(lane.tokens for lane in self.lanes.values())
+
     def _memory(self) -> WorkerMemory:
         resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
         # Asking the driver makes a context on the device, which no worker without a model shall have.
@@ -317,4 +325,6 @@ class Loop:
             device_free_mb=device[0] if device else None,
             device_total_mb=device[1] if device else None,
             models=[lane.memory() for lane in self.lanes.values()],
+            jobs=[job for lane in self.lanes.values() for job in lane.progress()],
+            tokens=self.tokens,
         )

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from signal import SIGINT, raise_signal
 
 import msgspec
 import orjson
@@ -12,25 +13,33 @@ import zmq
 from common.codec import decode_to_neuron, encode
 from common.errors import Code
 from common.messages import (
+    CancelJobs,
     ClearCache,
     DeviceState,
     Discover,
     DiscoverReply,
     Done,
     Drain,
+    EventsReply,
     FromNeuron,
     Health,
     HealthReply,
     Hello,
     HelloWanted,
+    JobProgress,
     JobRow,
+    LifecycleEvent,
     Load,
+    LogReply,
     Memory,
     MemoryReply,
+    ModelMemory,
     Models,
     ModelsReply,
     ModelState,
     Progress,
+    ReadEvents,
+    ReadLog,
     Refused,
     ReplicaState,
     RestartWorker,
@@ -41,8 +50,10 @@ from common.messages import (
     Unload,
     Version,
     VersionReply,
+    WorkerMemory,
 )
 from common.sockets import bus_router
+from neuron.ctl import happenings
 from neuron.ctl.__main__ import main
 from tests.support.fake_neuron import node_state
 
@@ -302,3 +313,136 @@ def test_a_narrow_terminal_folds_and_cuts_nothing(
     assert "…" not in out
     reasons = ("reload the driver", "the file is truncated")
     assert max(len(line) for line in out.splitlines() if not any(r in line for r in reasons)) <= 100
+
+
+def lively(script: Script) -> None:
+    """Answer as a neuron with a model, two jobs, and a past."""
+    device = DeviceState(
+        uuid=UUID, name="NVIDIA GeForce RTX 5090", kind="cuda", state="ready", phase="decode", memory_mb=32607,
+        reserved_mb=20000, used_mb=21000, utilization=0.93, temperature_c=61, power_w=420, worker_pid=123, restarts=1,
+        steps=77, backend="CUDA",
+    )  # fmt: skip
+    model = ModelState(id="qwen/32b", status="loaded", replicas=[ReplicaState(device=UUID, status="loaded")], running=1,
+                       queued=1, parallel=4)  # fmt: skip
+    jobs = [
+        JobRow(job="a" * 32, attempt=1, request_id="req_a", model="qwen/32b", state="running", device=UUID, age_ms=900),
+        JobRow(job="b" * 32, attempt=1, request_id="req_b", model="qwen/32b", state="queued", age_ms=1500),
+    ]
+    tokens = [1000]
+
+    def answer(message: ToNeuron) -> list[FromNeuron | bytes]:
+        request = request_of(message)
+        match message:
+            case Status():
+                return [StatusReply(request=request, state=node_state(model, devices=[device]), jobs=jobs, peers=2)]
+            case Memory():
+                tokens[0] += 50
+                held = ModelMemory(model="qwen/32b", weights_mb=1, kv_mb=1, kv_tokens=8000, kv_used=6000, sequences=1)
+                progress = JobProgress(job="a" * 32, phase="prefill", prompt_n=400, done_n=100, tokens=0)
+                worker = WorkerMemory(device=UUID, process_mb=1, models=[held], jobs=[progress], tokens=tokens[0])
+                return [MemoryReply(request=request, workers=[worker])]
+            case ReadEvents(since=since):
+                events = [
+                    LifecycleEvent(cursor=c, age_ms=0, level="warning", subject="device", what="worker ended",
+                                   reason="signal SIGKILL", device=UUID)
+                    for c in (1, 2, 3) if c > since
+                ]  # fmt: skip
+                return [EventsReply(request=request, incarnation="x", events=events)]
+            case ReadLog(since=since):
+                lines = ["one", "two", "three"][since:]
+                return [LogReply(request=request, incarnation="x", cursor=3, lines=lines)]
+            case Version():
+                return [VersionReply(request=request, version="7.0", protocol=(1, 0))]
+            case CancelJobs():
+                return done(f"cancelled {message.target}")(message)
+        return []
+
+    script.answer = answer
+
+
+def test_top_shows_devices_models_requests_and_speed(
+    script: Script, ctl: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lively(script)
+    assert ctl("top", "--once", "--interval", "0.1") == 0
+    out = capsys.readouterr().out
+    device = next(line for line in out.splitlines() if line.startswith(UUID))
+    for word in ("ready decode", "21000/32607 MiB", "93 %", "61 °C", "420 W"):
+        assert word in device
+    rate = float(device.split()[-2])
+    assert 50 < rate < 600
+    model = next(line for line in out.splitlines() if line.startswith("qwen/32b"))
+    assert "1/4" in model
+    assert "6000/8000" in model
+    assert "prefill 25%" in out
+    assert "worker ended: signal SIGKILL" in out
+
+
+def test_requests_are_listed_with_phase_and_tokens_and_cancelled(
+    script: Script, ctl: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lively(script)
+    assert ctl("requests") == 0
+    _, queued, running = capsys.readouterr().out.splitlines()
+    assert queued.split()[:7] == ["b" * 12, "req_b", "qwen/32b", "queued", "1.5", "s", "-"]
+    assert "prefill 25%" in running
+    assert ctl("requests", "cancel", "req_a") == 0
+    assert capsys.readouterr().out == "cancelled req_a\n"
+    assert ctl("requests", "cancel") == 2
+
+
+def test_workers_and_ping(script: Script, ctl: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    lively(script)
+    assert ctl("workers") == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert row.split()[:6] == [UUID, "123", "ready", "decode", "1", "77"]
+    assert ctl("ping", "-c", "2") == 0
+    assert "(min / mean / max of 2)" in capsys.readouterr().out
+    assert ctl("ping", "--json") == 0
+    assert orjson.loads(capsys.readouterr().out)["count"] == 4
+
+
+def test_events_and_logs_begin_where_they_are_asked_to(
+    script: Script, ctl: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lively(script)
+    assert ctl("events", "--since", "1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["2", "3"]
+    assert lines[0].endswith(f"warning {UUID}: worker ended: signal SIGKILL")
+    assert ctl("events", "--last", "1", "--json") == 0
+    assert orjson.loads(capsys.readouterr().out)["cursor"] == 3
+    assert ctl("logs", UUID, "--last", "2") == 0
+    assert capsys.readouterr().out == "two\nthree\n"
+
+
+def test_following_shows_each_event_once_and_survives_a_restart_of_the_neuron(
+    script: Script, ctl: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = iter([("x", [1, 2]), ("x", [3]), None, ("y", [1]), ("y", [1])])
+    monkeypatch.setattr(happenings, "FOLLOW_S", 0.01)
+
+    def answer(message: ToNeuron) -> list[FromNeuron | bytes]:
+        if not isinstance(message, ReadEvents):
+            return []
+        life = next(lives, ())
+        if life is None:
+            return [HelloWanted()]
+        if not life:
+            raise_signal(SIGINT)
+            return []
+        events = [
+            LifecycleEvent(cursor=c, age_ms=0, level="info", subject="node", what=f"{life[0]}{c}") for c in life[1]
+        ]
+        return [EventsReply(request=message.request, incarnation=life[0], events=events)]
+
+    script.answer = answer
+    assert ctl("events", "--follow") == 130
+    out, err = capsys.readouterr()
+    assert [line.split()[-1] for line in out.splitlines()] == ["x1", "x2", "x3", "y1"]
+    assert err.count("restarted") == 2
+
+
+def test_completion_is_printed(ctl: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl("completion", "fish") == 0
+    assert "complete -c neuronctl" in capsys.readouterr().out

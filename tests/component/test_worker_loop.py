@@ -572,6 +572,9 @@ def test_memory_is_reported_as_the_worker_sees_it(worker: Harness) -> None:
     assert (view.request, view.memory.device, model.model, model.weights_mb) == ("r", "d", "m", 77)
     assert (model.sequences, model.kv_used) == (1, len(PROMPT) + 2)
     assert view.memory.process_mb > 10
+    (progress,) = view.memory.jobs
+    assert (progress.job, progress.phase, progress.prompt_n) == ("a", "decode", len(PROMPT))
+    assert progress.tokens == view.memory.tokens == 3
 
 
 def test_clearing_the_cache_of_a_worker_without_a_model_says_so(worker: Harness) -> None:

@@ -54,6 +54,29 @@ def test_load_status_unload_and_their_exit_codes(neuron: Neuron) -> None:
     assert "there are: CPU-0, CPU-1" in refused.stderr
 
 
+def test_what_happened_is_told_with_its_reasons_and_a_request_is_cancelled_by_its_id(
+    neuron: Neuron, tmp_path: Path
+) -> None:
+    with Gateway(tmp_path / "c", neurons=[neuron]) as gateway:
+        stream = Stream(f"{gateway.url}/v1/chat/completions", chat("m", "hello", max_tokens=1500))
+        assert stream.started.wait(20)
+        (row,) = json.loads(neuron.ctl("requests", "--json").stdout)
+        assert (row["job"]["model"], row["progress"]["phase"]) == ("m", "decode")
+        assert "1 jobs of" in neuron.ctl("requests", "cancel", row["job"]["request_id"]).stdout
+        error = stream.finish(20).error
+        assert error is not None
+        assert "cancelled by an administrator" in error["message"]
+    os.kill(neuron.status()["state"]["devices"][0]["worker_pid"], 9)
+    neuron.wait_for(lambda s: s["state"]["devices"][0]["restarts"] == 1)
+    events = neuron.ctl("events").stdout
+    assert "CPU-0: worker ended: signal SIGKILL" in events
+    assert "request cancelled: an admin" in events
+    assert "m on CPU-0: model loaded" in events
+    assert neuron.ctl("logs", "CPU-0").returncode == 0
+    assert "there are: CPU-0, CPU-1" in neuron.ctl("logs", "GPU-7").stderr
+    assert "beast  serving" in neuron.ctl("top", "--once", "--interval", "0.1").stdout
+
+
 @pytest.mark.parametrize(
     "command", ["status", "models", "devices", "health", "memory", "version", "clear-cache", "undrain"]
 )
