@@ -7,7 +7,8 @@ from pathlib import Path
 from common import revision
 from common.errors import ConfigError
 from common.revision import ShowVersion
-from cortex.cli import api_keys, keys, orders, usage
+from common.shell_completion import SHELLS, write_script
+from cortex.cli import api_keys, bench, chat, clients, keys, orders, report, usage
 
 DEFAULT_CONFIGS = ("/etc/cortex/cortex.toml", "/etc/cortex/cortex.yaml")
 
@@ -21,6 +22,9 @@ examples:
   cortex keys create --comment ada          a key for somebody; from then on one is needed
   cortex usage --days 7                     what each key has used
   CORTEX_ADMIN_KEY=… cortex status          nodes, devices, memory and models of the fleet
+  cortex chat MODEL                         talk to it, with its speed
+  cortex setup claude --write               settings of Claude Code; also codex, zed, opencode
+  cortex bench MODEL                        speed under more and more clients
   CORTEX_ADMIN_KEY=… cortex load MODEL      load a model where the fleet would place it
 
 exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 nobody answers
@@ -49,9 +53,29 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--config", type=Path, metavar="FILE", help=f"default: {' or '.join(DEFAULT_CONFIGS)}")
     check.add_argument("--explain", metavar="MODEL", help="show the ranking of neurons for one model, with its reasons")
 
-    for name, text in (("status", "nodes, devices, memory, models"), ("models", "models of the fleet")):
+    looks = {
+        "status": "nodes, devices, memory, models",
+        "nodes": "a line for each neuron",
+        "models": "models of the fleet",
+    }
+    for name, text in looks.items():
         command = commands.add_parser(name, help=text, description=f"Show {text}, as the gateway sees them.")
+        command.add_argument("--watch", "-w", type=_interval, nargs="?", const=2.0, metavar="SECONDS",
+                             help="again and again, until Ctrl-C (default: every 2 s)")  # fmt: skip
         orders.add_gateway(command)
+    explain = commands.add_parser(
+        "explain",
+        help="where requests for a model go, where it would be loaded, and why",
+        description="Ask the neurons, and rank them for one model as a gateway does, with the reasons.",
+    )
+    explain.add_argument("model", metavar="MODEL", help="id or alias")
+    explain.add_argument("--config", type=Path, metavar="FILE", help=f"default: {' or '.join(DEFAULT_CONFIGS)}")
+    for module in (chat, clients, report, bench):
+        module.add_parser(commands)
+    completion = commands.add_parser(
+        "completion", help="a script for the shell", description="Print a completion script for a shell."
+    )
+    completion.add_argument("shell", choices=SHELLS, help="whose script is printed")
     orders.add_parsers(commands)
 
     dev = commands.add_parser(
@@ -117,6 +141,13 @@ def main() -> int:
                 return run_import(arguments.kind, arguments.file, arguments.output, arguments.id)
             case "check-config":
                 return _check(arguments.config or find_config(), arguments.explain)
+            case "explain":
+                return _check(arguments.config or find_config(), arguments.model)
+            case command if command in _TALKS:
+                return _TALKS[command](arguments)
+            case "completion":
+                print(write_script(arguments.shell, build_parser()), end="")
+                return 0
             case command if command in orders.HELP:
                 return orders.order(command, arguments)
             case "doctor":
@@ -130,12 +161,22 @@ def main() -> int:
             case command:
                 from cortex.cli.fleet import show
 
-                return show(command, arguments.url, arguments.config, as_json=arguments.json)
+                return show(command, arguments.url, arguments.config, as_json=arguments.json, watch_s=arguments.watch)
     except ConfigError as error:
         print(f"cortex: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         return 0  # the reader, a pager for example, has seen enough
+
+
+_TALKS = {"chat": chat.run, "setup": clients.run, "report": report.run, "bench": bench.run}
+
+
+def _interval(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 3600")
+    return value
 
 
 def find_config() -> Path:

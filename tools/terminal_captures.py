@@ -1,4 +1,4 @@
-"""Capture terminal programs in tmux, in front of a small fleet under load: python tools/terminal_captures.py [FOLDER]."""
+"""Capture terminal programs in tmux, in front of a small fleet under load: tools/terminal_captures.py [FOLDER]."""
 
 import os
 import subprocess

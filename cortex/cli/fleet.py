@@ -3,6 +3,7 @@
 import os
 import ssl
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cortex.settings import admin_keys, load_settings
 
 DONE, FAILED, NO_ANSWER = 0, 1, 3
 TIMEOUT_S = 10.0
+CLEAR = "\x1b[H\x1b[2J"
 DEFAULT_URL = "http://127.0.0.1:31313"
 
 
@@ -37,9 +39,23 @@ class _ModelList(msgspec.Struct):
     data: list[dict[str, Any]]
 
 
-def show(command: str, url: str | None, config: Path | None, *, as_json: bool) -> int:
-    """Print what the gateway says; return the exit status. Raises ConfigError."""
+def show(command: str, url: str | None, config: Path | None, *, as_json: bool, watch_s: float | None = None) -> int:
+    """Print what the gateway says, with `watch_s` again and again; return the exit status. Raises ConfigError."""
     url, headers = connect(url, config)
+    if watch_s is None:
+        return _show(command, url, headers, as_json=as_json)
+    try:
+        while True:
+            if sys.stdout.isatty():
+                print(CLEAR, end="")
+            _show(command, url, headers, as_json=as_json)  # a gateway that is away may come back
+            sys.stdout.flush()
+            time.sleep(watch_s)
+    except KeyboardInterrupt:
+        return DONE
+
+
+def _show(command: str, url: str, headers: dict[str, str], *, as_json: bool) -> int:
     path = "/v1/models" if command == "models" else "/fleet/status"
     try:
         answer = httpx.get(url + path, headers=headers, timeout=TIMEOUT_S, verify=trusted(config))
@@ -59,6 +75,8 @@ def show(command: str, url: str | None, config: Path | None, *, as_json: bool) -
         print(orjson.dumps(orjson.loads(answer.content), option=orjson.OPT_INDENT_2).decode())
     elif isinstance(reply, _ModelList):
         tables.show_catalogue(reply.data)
+    elif command == "nodes":
+        _list_nodes(reply)
     else:
         _show_nodes(reply)
     return DONE
@@ -130,3 +148,24 @@ def _show_nodes(fleet: _FleetStatus) -> None:
     if not fleet.nodes:
         print("no neurons are configured")
     tables.show_catalogue(fleet.models)
+
+
+def _list_nodes(fleet: _FleetStatus) -> None:
+    rows = []
+    for node in fleet.nodes:
+        state = node.state
+        if state is None:
+            rows.append([node.name, node.endpoint, node.link, *["-"] * 6])
+            continue
+        serving = sum(d.state in ("ready", "idle", "starting") for d in state.devices)
+        total = sum(d.memory_mb or 0 for d in state.devices)
+        held = sum(max(d.reserved_mb, d.used_mb or 0) for d in state.devices)
+        loaded = sum(m.status == "loaded" for m in state.models)
+        rows.append([node.name, node.endpoint, f"{node.link}, {state.state}", state.version,
+                     f"{serving}/{len(state.devices)}", f"{held}/{total} MiB", str(loaded),
+                     str(sum(m.running for m in state.models)), str(sum(m.queued for m in state.models))])  # fmt: skip
+    numbers = ("DEVICES", "MEMORY", "LOADED", "RUNNING", "QUEUED")
+    tables.show(("NODE", "ENDPOINT", "STATE", "VERSION", *numbers), rows, right=numbers)
+    for node in fleet.nodes:
+        if node.error:
+            print(f"  {node.name}: {node.error}")

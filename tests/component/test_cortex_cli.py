@@ -175,3 +175,33 @@ def test_version_is_a_command_and_an_option(cortex: Callable[..., int], capsys: 
     with pytest.raises(SystemExit):
         cortex("--version")
     assert capsys.readouterr().out == revision.describe("cortex") + "\n" + revision.describe("cortex") + "\n"
+
+
+def test_nodes_have_a_line_each(
+    gateway: Script, cortex: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cortex("nodes", "--url", gateway.url) == 0
+    header, beast, benjy, reason = capsys.readouterr().out.splitlines()
+    assert header.split()[0] == "NODE"
+    assert beast.split()[:4] == ["beast", "beast:13131", "up,", "serving"]
+    assert benjy.split()[:3] == ["benjy", "benjy:13131", "down"]
+    assert reason == "  benjy: nobody answers"
+
+
+def test_watching_goes_on_past_a_silence_until_it_is_stopped(
+    gateway: Script, cortex: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = iter([200, 503, 200])
+
+    def sleep(seconds: float) -> None:
+        assert seconds == 0.5
+        status = next(turns, None)
+        if status is None:
+            raise KeyboardInterrupt
+        gateway.status = status
+
+    monkeypatch.setattr("cortex.cli.fleet.time.sleep", sleep)
+    assert cortex("status", "--watch", "0.5", "--url", gateway.url) == 0
+    out, err = capsys.readouterr()
+    assert out.count("beast at beast:13131") == 3
+    assert "answers 503" in err
