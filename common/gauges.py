@@ -31,6 +31,7 @@ NODE_UP = Family("node_up", "1: the neuron answers.", ("node",))
 NODE_SERVING = Family("node_serving", "1: the neuron takes new work.", ("node",))
 _DEVICE, _MODEL = ("node", "device", "name"), ("node", "model")
 DEVICE_STATE = Family("device_state", "1 for the state of the device's worker.", ("node", "device", "name", "state"))
+EVICTIONS = Family("evictions", "Models unloaded, by why: room, ttl, admin.", ("node", "reason"), is_counter=True)
 MODEL_STATUS = Family("model_status", "1 for the model's status on the neuron.", ("node", "model", "status"))
 DEVICE_FAMILIES = {
     "memory_mb": Family("device_memory_bytes", "Memory of the device.", _DEVICE),
@@ -41,6 +42,11 @@ DEVICE_FAMILIES = {
     "temperature_c": Family("device_temperature_celsius", "Temperature.", _DEVICE),
     "power_w": Family("device_power_watts", "Power drawn.", _DEVICE),
     "restarts": Family("worker_restarts", "Times the device's worker was started again.", _DEVICE, is_counter=True),
+    "xids": Family("device_xid_errors", "Xid and ECC errors that the driver has reported.", _DEVICE, is_counter=True),
+    "hangs": Family("worker_hangs", "Times the worker was killed for want of progress.", _DEVICE, is_counter=True),
+    "tokens": Family(
+        "engine_tokens", "Tokens that the device's present worker has generated.", _DEVICE, is_counter=True
+    ),
     "steps": Family("engine_steps", "Steps that the engine has completed.", _DEVICE, is_counter=True),
     "cycles": Family("worker_loads", "Loads that the device's present worker has completed.", _DEVICE, is_counter=True),
 }
@@ -50,12 +56,22 @@ MODEL_FAMILIES = {
     "running": Family("model_running_jobs", "Jobs that hold a slot.", _MODEL),
     "queued": Family("model_queued_jobs", "Jobs that wait for a slot or for the model.", _MODEL),
     "parallel": Family("model_slots", "Slots of a replica.", _MODEL),
+    "sequences": Family("model_batch_sequences", "Sequences that the engine computes together.", _MODEL),
+    "kv_used": Family("model_kv_used_tokens", "Tokens in KV caches, of running and idle sequences.", _MODEL),
     "kv_tokens": Family("model_kv_tokens", "Tokens that a replica's KV cache holds.", _MODEL),
     "memory_mb": Family("model_memory_bytes", "Memory reserved, or estimated, for a replica.", _MODEL),
     "load_s": Family("model_load_seconds", "Time that the last load took.", _MODEL),
     "pinned": Family("model_pinned", "1: never unloaded to make room.", _MODEL),
 }
-FAMILIES = (NODE_UP, NODE_SERVING, DEVICE_STATE, MODEL_STATUS, *DEVICE_FAMILIES.values(), *MODEL_FAMILIES.values())
+FAMILIES = (
+    NODE_UP,
+    NODE_SERVING,
+    EVICTIONS,
+    DEVICE_STATE,
+    MODEL_STATUS,
+    *DEVICE_FAMILIES.values(),
+    *MODEL_FAMILIES.values(),
+)
 
 
 def collect(nodes: Iterable[Seen]) -> Iterator[Metric]:
@@ -67,6 +83,8 @@ def collect(nodes: Iterable[Seen]) -> Iterator[Metric]:
         made[NODE_SERVING].add_metric([name], float(is_up and state is not None and state.state == "serving"))
         if state is None or not is_up:
             continue
+        for reason, count in state.evictions.items():
+            made[EVICTIONS].add_metric([name, reason], count)
         for device in state.devices:
             labels = [name, device.uuid, device.name]
             made[DEVICE_STATE].add_metric([*labels, device.state], 1.0)
@@ -94,6 +112,9 @@ def _device_values(device: DeviceState) -> dict[str, float | None]:
         "temperature_c": device.temperature_c,
         "power_w": device.power_w,
         "restarts": device.restarts,
+        "xids": device.xids,
+        "hangs": device.hangs,
+        "tokens": device.tokens,
         "steps": device.steps,
         "cycles": device.cycles,
     }
@@ -105,11 +126,19 @@ def _model_values(model: ModelState) -> dict[str, float | None]:
         "running": model.running,
         "queued": model.queued,
         "parallel": model.parallel,
+        "sequences": _sum(r.sequences for r in model.replicas),
+        "kv_used": _sum(r.kv_used for r in model.replicas),
         "kv_tokens": model.kv_tokens,
         "memory_mb": _bytes(model.memory_mb),
         "load_s": max((r.load_s for r in model.replicas if r.load_s is not None), default=None),
         "pinned": float(model.pinned),
     }
+
+
+def _sum(values: Iterable[int | None]) -> float | None:
+    """Return the sum of those that are known, None if none is."""
+    known = [v for v in values if v is not None]
+    return float(sum(known)) if known else None
 
 
 def _bytes(mib: int | None) -> float | None:

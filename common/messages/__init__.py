@@ -117,6 +117,7 @@ from common.messages.work import (
     FromWorker,
     Go,
     Hold,
+    LaneLoad,
     Loaded,
     LoadFailed,
     LoadModel,

@@ -120,11 +120,24 @@ class WorkerHello(Message, frozen=True, kw_only=True):
     """Descriptions of the devices llama.cpp sees; empty on a CPU device."""
 
 
+class LaneLoad(Part, frozen=True, kw_only=True):
+    """How busy a model is in its worker."""
+
+    model: str
+    sequences: int
+    """That hold a slot: the next batch computes tokens of them."""
+    kv_used: int
+    """KV cells that hold a token, of running and idle sequences."""
+
+
 class Pulse(Message, frozen=True, kw_only=True):
     """The engine loop itself has come round: its step counter and what it does now."""
 
     steps: int
     phase: Phase
+    tokens: int = 0
+    """Generated in this life of the worker."""
+    lanes: list[LaneLoad] = []
 
 
 class LoadProgress(Message, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """The models of this host and where each is resident. Pure data with its questions; the machine changes it."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 
@@ -9,6 +10,9 @@ from common.ids import digest
 from common.messages import ModelFacts, ModelStatus, ReplicaStatus
 from neuron.memory.estimate import MemoryPlan
 from neuron.memory.prefixes import Prefixes
+
+LeaveReason = Literal["room", "ttl", "admin"]
+"""Another model needs its memory; nobody used it for its ttl_s; somebody asked for it."""
 
 
 @dataclass(slots=True)
@@ -37,6 +41,12 @@ class Replica:
     """The model that it leaves for; it stays after all if that one no longer needs the room."""
     leaving: bool = False
     """Unloaded as soon as it is idle; gets no new jobs, except those an unload of the whole model waits for."""
+    leaves_for: LeaveReason = "admin"
+    """Why it leaves, while it does."""
+    sequences: int | None = None
+    """In the engine's batches, as its worker told last."""
+    kv_used: int | None = None
+    """KV cells that hold a token, likewise."""
     prefixes: Prefixes = field(default_factory=Prefixes)
     """Conversations whose KV it holds."""
     waiters: list[tuple[str, str]] = field(default_factory=list)

@@ -207,7 +207,7 @@ class Admin:
             host.tell(peer, Done(request=request, text=f"{model_id} is not loaded{where}"))
             return
         for replica in targets:
-            replica.leaving, replica.makes_room_for = True, None
+            replica.leaving, replica.makes_room_for, replica.leaves_for = True, None, "admin"
         targets[-1].waiters.append((peer, request))
         if all(r.leaving for r in model.replicas.values()):
             model.unload_barrier = host.jobs.last_serial

@@ -1,5 +1,6 @@
 """What the supervisor knows: the state that the parts of the machine share and alone change, one event at a time."""
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -54,6 +55,10 @@ class Host:
     models: dict[str, Model] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     jobs: JobBook = field(default_factory=JobBook)
+    xids: Counter[str] = field(default_factory=Counter)
+    """By the UUID that the driver knows: its error events since the start."""
+    evictions: Counter[str] = field(default_factory=Counter)
+    """Models unloaded since the start, by why."""
     journal: Journal = field(default_factory=Journal)
     pace: Pace = field(default_factory=Pace)
     peers: Peers = field(default_factory=Peers)

@@ -222,6 +222,8 @@ class Machine:
             case Pulse():
                 host.is_dirty |= child.phase != message.phase
                 child.note_progress(host.now, steps=message.steps, phase=message.phase)
+                child.tokens = message.tokens
+                self._placement.note_loads(device, message.lanes)
             case JobsStarted() | Ended() | Failed():
                 self._traffic.worker_said(device, gateway, message)
             case LoadProgress():
@@ -272,6 +274,7 @@ class Machine:
         host.probe.note_progress(host.now, steps=host.probe.steps + 1)
         if first:
             self._family.happen(host.probe, "hello")
+        host.xids.update(event.uuid for event in reading.xids)
         if host.reading != reading:
             host.reading = reading
             host.is_dirty |= bool(reading.devices)

@@ -1,8 +1,11 @@
 """Which model is loaded where: choice of a device, load, unload, and the return after a death."""
 
+from collections.abc import Iterable
+
 from common.errors import Code
 from common.messages import (
     Done,
+    LaneLoad,
     Load,
     Loaded,
     LoadFailed,
@@ -23,6 +26,7 @@ from neuron.supervisor.wants import Wants
 
 LOAD_DEATHS = 2
 """Workers that a model's load may end before it is given up."""
+LEAVES = {"room": "another model needs its memory", "ttl": "nobody used it for its ttl_s", "admin": "asked for"}
 KEPT_MB = 512
 """Less than this, or than a tenth of a model, is other programs' doing, or the driver's own: the first load of a worker
 brings kernels and work areas onto the device, which stay."""
@@ -275,8 +279,16 @@ class Placement:
             self._host.say("warning", "memory is not released; the worker is renewed when idle", device=replica.place,
                            model=model_id, kept_mb=kept_mb)  # fmt: skip
         self._remove(model, replica, f"{model_id} is unloaded from {replica.place}")
-        self._host.say("info", "model unloaded", model=model_id, device=replica.place)
+        self._host.evictions[replica.leaves_for] += 1
+        self._host.say("info", "model unloaded", model=model_id, device=replica.place, why=LEAVES[replica.leaves_for])
         return model
+
+    def note_loads(self, owner: str, loads: Iterable[LaneLoad]) -> None:
+        """Take what a worker tells of its models' batches; too frequent to be pushed by itself."""
+        for load in loads:
+            replica = self._replica(load.model, owner)
+            if replica is not None and replica.status == "loaded":
+                replica.sequences, replica.kv_used = load.sequences, load.kv_used
 
     def _remove(self, model: Model, replica: Replica, done: str | None, failed: str = "") -> None:
         del model.replicas[replica.device]

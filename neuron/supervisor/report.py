@@ -39,6 +39,9 @@ def device_state(host: Host, uuid: str) -> DeviceState:
         paused_for_s=_paused_for(host, uuid),
         restarts=worker.restarts if worker is not None else 0,
         steps=worker.steps if worker is not None else 0,
+        xids=host.xids[device.visible] if device.kind == "cuda" else None,
+        tokens=worker.tokens if worker is not None else 0,
+        hangs=worker.hangs if worker is not None else 0,
         cycles=worker.cycles if worker is not None else 0,
         phase=worker.phase if worker is not None and worker.is_alive else None,
         backend=hello.backend if hello is not None else None,
@@ -62,6 +65,8 @@ def model_state(host: Host, model: Model) -> ModelState:
             progress=r.progress,
             running=r.running,
             load_s=r.load_s,
+            sequences=r.sequences,
+            kv_used=r.kv_used,
             makes_room_for=r.makes_room_for,
             also_on=list(r.devices[1:]),
         )
@@ -104,6 +109,7 @@ def node_state(host: Host, seq: int) -> NodeState:
         devices=[device_state(host, d) for d in host.devices],
         models=[model_state(host, m) for m in host.models.values()],
         aliases=host.aliases,
+        evictions=dict(host.evictions),
     )
 
 
@@ -144,6 +150,7 @@ def change(before: NodeState, after: NodeState, events: Sequence[LifecycleEvent]
         models=changed_models,
         gone=gone,
         aliases=after.aliases,
+        evictions=after.evictions,
         events=list(events),
     )
 

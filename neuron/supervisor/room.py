@@ -195,7 +195,7 @@ class Rooms:
         for victim in chance.victims:
             model = host.models[victim.model]
             replica = model.replicas[victim.device]
-            replica.leaving, replica.makes_room_for = True, want.model
+            replica.leaving, replica.makes_room_for, replica.leaves_for = True, want.model, "room"
             host.leaving.add(model.id)
             how = "busy, its jobs end first" if victim.is_busy else f"idle for {host.now - replica.used_at:.1f} s"
             model.unloaded_because = f"made room for {want.model} on {replica.place} ({self.strategy}: {how})"

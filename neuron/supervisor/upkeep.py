@@ -60,7 +60,7 @@ class Upkeep:
         host, ttl_s = self._host, model.profile.ttl_s
         if ttl_s is None or model.pinned or not self._is_unused(model, replica) or host.now - replica.used_at < ttl_s:
             return
-        replica.leaving = True
+        replica.leaving, replica.leaves_for = True, "ttl"
         model.unloaded_because = f"not used on {replica.place} for {ttl_s:g} s (ttl_s)"
         host.leaving.add(model.id)
         host.say("info", "model expires", model=model.id, device=replica.place, ttl_s=ttl_s)

@@ -8,7 +8,7 @@ from msgspec import structs
 
 from common.errors import Code
 from common.log import fields
-from common.messages import EndedItem, FailedItem, JobKey, JobProgress, ModelMemory, Task, Timings
+from common.messages import EndedItem, FailedItem, JobKey, JobProgress, LaneLoad, ModelMemory, Task, Timings
 from neuron.worker.engine import CHUNK_TOKENS, DeviceLost, Embedder
 from neuron.worker.kv_pool import Saved
 from neuron.worker.outbox import Outbox
@@ -171,6 +171,10 @@ class EmbeddingLane:
     def tokens(self) -> int:
         """Return 0: nothing is generated."""
         return 0
+
+    def load(self) -> LaneLoad:
+        """Return how busy the model is."""
+        return LaneLoad(model=self._name, sequences=len(self._jobs), kv_used=0)
 
     def progress(self) -> list[JobProgress]:
         """Return how far each job is."""

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from common.errors import Code, RequestError, overflow
 from common.log import fields
-from common.messages import EndedItem, FailedItem, JobKey, JobProgress, ModelMemory, Task, TokenLogprob
+from common.messages import EndedItem, FailedItem, JobKey, JobProgress, LaneLoad, ModelMemory, Task, TokenLogprob
 from neuron.worker.engine import CHUNK_TOKENS, DecodeResult, DeviceLost, Model
 from neuron.worker.generation import Generation
 from neuron.worker.host_tier import HostTier
@@ -181,6 +181,10 @@ class Lane:
             idle=len(self.kv.cache),
             host_mb=self._host.used_by(self.model.state_key) >> 20,
         )
+
+    def load(self) -> LaneLoad:
+        """Return how busy the model is."""
+        return LaneLoad(model=self._name, sequences=len(self.slots.seated), kv_used=self.kv.cells.used)
 
     def progress(self) -> list[JobProgress]:
         """Return how far each job is."""

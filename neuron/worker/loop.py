@@ -183,7 +183,8 @@ class Loop:
         # While a load is all there is, its own progress is the sign of life: a loop that waits proves nothing.
         is_due = now - self._pulsed_at >= PULSE_S and (bool(busy) or not self._loading)
         if is_due or (phase != self._phase):
-            self._outbox.pulse(Pulse(steps=self.steps, phase=phase))
+            lanes = [lane.load() for lane in self.lanes.values()]
+            self._outbox.pulse(Pulse(steps=self.steps, phase=phase, tokens=self.tokens, lanes=lanes))
             self._pulsed_at, self._phase = now, phase
 
     def _obey(self, message: ToWorker) -> None:

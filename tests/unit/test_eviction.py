@@ -52,6 +52,9 @@ def test_an_idle_model_makes_room_and_the_request_is_served() -> None:
     assert drive.ends() == {"1": "ended", "2": "ended"}
     assert resident(drive) == {"b"}
     assert "made room for b" in (drive.machine.host.models["a"].unloaded_because or "")
+    drive.peer_says(Unload(request="u", model="b"))
+    drive.pass_time(1.0)
+    assert drive.told_of(NodeState)[-1].evictions == {"room": 1, "admin": 1}
 
 
 def test_a_busy_model_ends_its_jobs_before_it_goes_and_its_queue_waits_for_its_return() -> None:

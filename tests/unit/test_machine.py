@@ -20,6 +20,7 @@ from common.messages import (
     Inspect,
     InspectFailed,
     JobKey,
+    LaneLoad,
     Load,
     Loaded,
     LoadFailed,
@@ -460,12 +461,18 @@ def test_a_prep_that_owes_an_answer_for_too_long_is_killed() -> None:
 def test_a_worker_whose_loop_stands_still_is_killed_and_replaced() -> None:
     drive = Drive().start().connect()
     drive.submit(job("a"))
-    drive.worker_says("CPU-0", Pulse(steps=3, phase="decode"))
+    drive.worker_says(
+        "CPU-0", Pulse(steps=3, phase="decode", tokens=7, lanes=[LaneLoad(model="m", sequences=1, kv_used=40)])
+    )
+    drive.pass_time(1.0)
+    pushed = drive.told_of(NodeState)[-1]
+    assert (pushed.devices[0].tokens, pushed.devices[0].hangs) == (7, 0)
     before = drive.incarnation("CPU-0")
     drive.timers = {"sweep": drive.now + 61.0}
     drive.machine.host.peers.hear("gw", drive.now + 61.0)
     drive.pass_time(61.0, beats=False)
     assert drive.incarnation("CPU-0") != before
+    assert drive.machine.host.workers["CPU-0"].hangs == 1
     assert drive.ends() == {"a": "worker_died"}
 
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from common import gauges
 from common.errors import Code
 from common.gauges import Seen
-from common.messages import DeviceState, EndedItem, Job, ModelState, NodeState, StartedItem, Text, Timings
+from common.messages import DeviceState, EndedItem, Job, ModelState, NodeState, ReplicaState, StartedItem, Text, Timings
 from cortex.access.access import Identity
 from cortex.fleet.record import GAP_BOUNDS_S, Record
 from cortex.metrics.requests import RequestMetrics, Tallied
@@ -149,10 +149,25 @@ def told(nodes: list[Seen]) -> dict[tuple[str, tuple[str, ...]], float]:
 
 def test_a_device_tells_bytes_and_what_is_unknown_is_left_out() -> None:
     device = DeviceState(
-        uuid="u", name="GPU", kind="cuda", state="ready", memory_mb=100, reserved_mb=30, used_mb=40, restarts=2
+        uuid="u",
+        name="GPU",
+        kind="cuda",
+        state="ready",
+        memory_mb=100,
+        reserved_mb=30,
+        used_mb=40,
+        restarts=2,
+        hangs=1,
+        tokens=500,
+        xids=4,
     )
-    model = ModelState(id="m", status="loaded", running=1, queued=2)
-    state = NodeState(incarnation="i", seq=1, full=True, name="x", version="1", devices=[device], models=[model])
+    replicas = [
+        ReplicaState(device="u", status="loaded", sequences=3, kv_used=100),
+        ReplicaState(device="v", status="loading"),
+    ]
+    model = ModelState(id="m", status="loaded", running=1, queued=2, replicas=replicas)
+    state = NodeState(incarnation="i", seq=1, full=True, name="x", version="1", devices=[device], models=[model],
+                      evictions={"room": 3})  # fmt: skip
     samples = told([Seen("beast", True, state)])
     labels = ("beast", "u", "GPU")
     assert samples["helexa_node_up", ("beast",)] == 1
@@ -161,6 +176,12 @@ def test_a_device_tells_bytes_and_what_is_unknown_is_left_out() -> None:
     assert samples["helexa_device_state", (*labels, "ready")] == 1
     assert ("helexa_device_temperature_celsius", labels) not in samples
     assert samples["helexa_model_queued_jobs", ("beast", "m")] == 2
+    assert samples["helexa_evictions_total", ("beast", "room")] == 3
+    assert samples["helexa_worker_hangs_total", labels] == 1
+    assert samples["helexa_engine_tokens_total", labels] == 500
+    assert samples["helexa_device_xid_errors_total", labels] == 4
+    assert samples["helexa_model_batch_sequences", ("beast", "m")] == 3
+    assert samples["helexa_model_kv_used_tokens", ("beast", "m")] == 100
 
 
 def test_a_neuron_that_is_away_tells_nothing_but_that() -> None:

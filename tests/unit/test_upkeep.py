@@ -23,6 +23,7 @@ def test_an_unused_model_goes_after_its_time_and_a_pinned_one_stays() -> None:
     assert drive.sent_to("CPU-0", UnloadModel) == []
     drive.pass_time(2.0)
     assert [m.model for m in drive.sent_to("CPU-0", UnloadModel)] == ["a"]
+    assert drive.machine.host.evictions == {"ttl": 1}
     drive.check()
 
 

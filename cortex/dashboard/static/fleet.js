@@ -111,7 +111,10 @@ function updateDevice(box, device, models) {
   const here = [];
   for (const model of models) {
     for (const replica of model.replicas || []) {
-      if (replica.device === device.uuid) here.push({ id: model.id, ...replica, queued: model.queued || 0 });
+      const places = [replica.device, ...(replica.also_on || [])];
+      if (!places.includes(device.uuid)) continue;
+      const memory_mb = replica.memory_mb == null ? null : Math.round(replica.memory_mb / places.length);
+      here.push({ id: model.id, ...replica, memory_mb, places: places.length, kv_tokens: model.kv_tokens });
     }
   }
   const held = here.reduce((sum, r) => sum + (r.memory_mb || 0), 0);
@@ -135,7 +138,9 @@ function updateDevice(box, device, models) {
   sync(box.querySelector(".legend"), here, (r) => r.id, () => { const li = make("li"); li.append(make("i"), make("span")); return li; }, (li, r) => {
     li.firstChild.className = color(r.id);
     const progress = r.progress == null ? "" : ` ${Math.round(r.progress * 100)} %`;
-    const note = r.status === "loaded" ? (r.running ? `, ${r.running} running` : "") : `, ${r.status}${progress}`;
+    const kv = r.kv_used && r.kv_tokens ? `, KV ${Math.round((r.kv_used / r.kv_tokens) * 100)} %` : "";
+    const busy = (r.running ? `, ${r.running} running` : "") + kv + (r.places > 1 ? `, over ${r.places} devices` : "");
+    const note = r.status === "loaded" ? busy : `, ${r.status}${progress}`;
     say(li.lastChild, `${r.id} ${mib(r.memory_mb)}${note}`);
   });
   const reason = box.querySelector(".reason");
