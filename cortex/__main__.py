@@ -8,7 +8,7 @@ from common import revision
 from common.errors import ConfigError
 from common.revision import ShowVersion
 from common.shell_completion import SHELLS, write_script
-from cortex.cli import api_keys, bench, chat, clients, keys, orders, report, usage
+from cortex.cli import api_keys, bench, captures, chat, clients, keys, orders, report, usage
 
 DEFAULT_CONFIGS = ("/etc/cortex/cortex.toml", "/etc/cortex/cortex.yaml")
 
@@ -72,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("--config", type=Path, metavar="FILE", help=f"default: {' or '.join(DEFAULT_CONFIGS)}")
     for module in (chat, clients, report, bench):
         module.add_parser(commands)
+    captures.add_parsers(commands, f"default: {' or '.join(DEFAULT_CONFIGS)}")
     completion = commands.add_parser(
         "completion", help="a script for the shell", description="Print a completion script for a shell."
     )
@@ -143,6 +144,10 @@ def main() -> int:
                 return _check(arguments.config or find_config(), arguments.explain)
             case "explain":
                 return _check(arguments.config or find_config(), arguments.model)
+            case "capture":
+                return captures.run_capture(arguments, arguments.config or find_config())
+            case "replay":
+                return captures.run_replay(arguments, arguments.config or find_config())
             case command if command in _TALKS:
                 return _TALKS[command](arguments)
             case "completion":

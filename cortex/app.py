@@ -15,6 +15,8 @@ from cortex.api.generate import Generate
 from cortex.api.models import Model, Models
 from cortex.api.prompts import Prompts
 from cortex.api.status import FleetStatus, Health, Lifecycle, Live, Ready, Version
+from cortex.capture.store import Store
+from cortex.capture.tap import Tap, tapped
 from cortex.dashboard.activity import Activity
 from cortex.dashboard.live import Live as FleetLive
 from cortex.dashboard.page import Files, Root
@@ -38,15 +40,18 @@ def create_app(
     observe: Callable[[Exchange], None] = lambda exchange: None,
     admit: Callable[[Identity], Ticket | None] = lambda identity: None,
     activity: Activity | None = None,
+    capture: Store | None = None,
 ) -> Front:
     """Return the ASGI application. `access`: decides who may ask, `admit` how much of it.
 
     `observe`: is told of each request that has ended. `activity`: what the page shows of all gateway processes; without
-    it there is no /fleet/live.
+    it there is no /fleet/live. `capture`: where whole requests are kept.
     """
-    gateway, limits = settings.gateway, settings.limits
+    gateway, limits, bare = settings.gateway, settings.limits, fleet
     most = Bounds(limits.messages, limits.tools, limits.nesting, limits.stop)
     browsers = Browsers(settings.browsers.hosts, settings.browsers.origins, own_names())
+    if capture is not None:
+        fleet = tapped(bare)
     app = falcon.asgi.App(media_type=falcon.MEDIA_JSON)
     files = Files()
     app.add_route("/", Root(files))
@@ -73,5 +78,11 @@ def create_app(
     for verb in VERBS:
         app.add_route(f"/fleet/{verb}", Orders(verb, fleet))
     return Front(
-        app, max_body=gateway.max_body_mb * 2**20, access=access, browsers=browsers, admit=admit, observe=observe
+        app,
+        app if capture is None else Tap(app, bare, capture),
+        max_body=gateway.max_body_mb * 2**20,
+        access=access,
+        browsers=browsers,
+        admit=admit,
+        observe=observe,
     )

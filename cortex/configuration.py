@@ -10,7 +10,7 @@ from common.errors import ConfigError
 from cortex.access.key_file import WatchedKeys, key_file
 from cortex.bus_keys import read_bus_keys
 from cortex.certificate import Certificate
-from cortex.settings import CortexSettings, admin_keys, load_settings
+from cortex.settings import CortexSettings, admin_keys, capture_store, load_settings
 
 
 class Configuration:
@@ -26,6 +26,9 @@ class Configuration:
         self.models_file = find_catalogue(config_file, self.settings.models_config)
         self.catalogue = Catalogue() if self.models_file is None else load_catalogue(self.models_file)
         self.certificate = self._read_certificate()
+        self.capture = capture_store(self.settings, config_file)
+        if self.capture is not None:
+            self.capture.open()
         self.created = int(time.time())
 
     def _read_certificate(self) -> Certificate | None:

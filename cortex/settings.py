@@ -14,6 +14,7 @@ from common.errors import ConfigError
 from common.log import LogFormat
 from common.messages import Eviction
 from cortex.access.keys import UNLIMITED, Limits
+from cortex.capture.store import Store
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
@@ -138,6 +139,17 @@ class AccessSettings(Section, frozen=True, kw_only=True):
     """Show the metrics only to keys of the roles metrics and admin."""
 
 
+class CaptureSettings(Section, frozen=True, kw_only=True):
+    """Keep whole requests on disk, prompts and answers included, for `cortex capture` and `cortex replay`."""
+
+    folder: str | None = None
+    """Where; made if it is missing, for its owner alone. Relative to this file. Unset: nothing is kept."""
+    keep: Positive = 100
+    """So many requests; the oldest go."""
+    expire_s: Seconds = 86400.0
+    """A request goes after this time, whatever their number."""
+
+
 class NeuronEntry(Section, frozen=True, kw_only=True):
     """One neuron behind this gateway."""
 
@@ -157,6 +169,7 @@ class CortexSettings(Section, frozen=True, kw_only=True):
     eviction: EvictionSettings = EvictionSettings()
     messages: MessagesSettings = MessagesSettings()
     neurons: list[NeuronEntry] = []
+    capture: CaptureSettings = CaptureSettings()
     models_config: str | None = None
     """Unset: models.yaml or models.toml beside this file, if there."""
     log: LogSettings = LogSettings()
@@ -214,3 +227,11 @@ def admin_keys(settings: CortexSettings, config_file: Path) -> frozenset[str]:
             f"{config_file}: gateway.admin_keys: a key is shorter than 16 characters; try: openssl rand -hex 24"
         )
     return frozenset(keys)
+
+
+def capture_store(settings: CortexSettings, config_file: Path) -> Store | None:
+    """Return where requests are captured, None if they are not."""
+    capture = settings.capture
+    if capture.folder is None:
+        return None
+    return Store(config_file.resolve().parent / capture.folder, keep=capture.keep, expire_s=capture.expire_s)

@@ -140,7 +140,13 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
         """Return the application of the API, and that of the metrics if they have an address."""
         configuration, folder, loop = self._configuration, self.app.metrics_folder, self.loop
         wire = functools.partial(
-            create_app, configuration.settings, fleet, self._access, self._lifecycle, activity=self.app.activity
+            create_app,
+            configuration.settings,
+            fleet,
+            self._access,
+            self._lifecycle,
+            activity=self.app.activity,
+            capture=configuration.capture,
         )
         if folder is None:
             return (wire(self._note, self._meter.admit),)

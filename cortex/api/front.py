@@ -26,6 +26,8 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+Serve = Callable[[Scope, Receive, Send], Awaitable[None]]
+
 
 class Front:
     """The ASGI application: Falcon's, and around it what must happen however a request ends.
@@ -37,6 +39,7 @@ class Front:
     def __init__(
         self,
         app: FalconApp,
+        serve: Serve,
         *,
         max_body: int,
         access: Access,
@@ -44,11 +47,12 @@ class Front:
         admit: Callable[[Identity], Ticket | None] = lambda identity: None,
         observe: Callable[[Exchange], None] = lambda exchange: None,
     ) -> None:
-        """`max_body`: bytes. `access`: decides who may ask, `admit` how much of it.
+        """`serve`: `app`, or what is around it. `max_body`: bytes.
 
+        `access`: decides who may ask, `admit` how much of it.
         `browsers`: decides which pages may. `observe`: is told of every request that has ended.
         """
-        self._app = app
+        self._serve = serve
         self._max_body = max_body
         self._access = access
         self._browsers = browsers
@@ -64,7 +68,7 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or Falcon's lifespan in tests."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._serve(scope, receive, send)
             return
         exchange = scope[SCOPE_KEY] = Exchange(scope)
         self.active.add(exchange)
@@ -76,7 +80,7 @@ class Front:
                 return
             refusal = self._refusal(exchange)
             if refusal is None:
-                await self._app(scope, receive, send)
+                await self._serve(scope, receive, send)
             else:
                 is_read = await _drain(exchange, receive)
                 await _send_error(exchange, refusal, send, is_last=not is_read)

@@ -14,7 +14,7 @@ import orjson
 from common import tables
 from common.errors import ConfigError
 from cortex.cli import orders
-from cortex.cli.fleet import DONE, FAILED, NO_ANSWER, connect, explain_silence
+from cortex.cli.fleet import DONE, FAILED, NO_ANSWER, connect, explain_silence, trusted
 from cortex.cli.streaming import ChatFailed, Spoken, converse
 
 _TEXT = "the quick brown fox jumps over a lazy dog and runs into the forest where nobody lives"
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     url, headers = connect(arguments.url, arguments.config)
     rows = []
     try:
-        with httpx.Client(headers=headers) as client:
+        with httpx.Client(headers=headers, verify=trusted(arguments.config)) as client:
             converse(client, url, _body(arguments, -1))  # loads the model, where nobody has it
         for clients in arguments.clients:
             rows.append(_measure(url, headers, arguments, clients))
@@ -82,7 +82,7 @@ def _measure(url: str, headers: dict[str, str], arguments: argparse.Namespace, c
 
     def work(client_number: int) -> list[Spoken]:
         spoken = []
-        with httpx.Client(headers=headers) as client:
+        with httpx.Client(headers=headers, verify=trusted(arguments.config)) as client:
             together.wait()
             for turn in range(arguments.requests):
                 serial = clients * 1_000_000 + client_number * 1000 + turn

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 import httpx
 
 from cortex.cli import orders
-from cortex.cli.fleet import DONE, FAILED, NO_ANSWER, connect, explain_silence
+from cortex.cli.fleet import DONE, FAILED, NO_ANSWER, connect, explain_silence, trusted
 from cortex.cli.streaming import ChatFailed, Spoken, converse
 
 HELP = """\
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     url, headers = connect(arguments.url, arguments.config)
     names = ("max_tokens", "temperature", "seed")
     options = {n: v for n in names if (v := getattr(arguments, n)) is not None}
-    with httpx.Client(headers=headers) as client:
+    with httpx.Client(headers=headers, verify=trusted(arguments.config)) as client:
         talk = Conversation(client, url, arguments.model, arguments.system, options)
         try:
             if arguments.message or not sys.stdin.isatty():

@@ -22,7 +22,7 @@ import orjson
 
 from common.errors import ConfigError
 from cortex.cli import orders
-from cortex.cli.fleet import DONE, FAILED, NO_ANSWER, TIMEOUT_S, connect, explain, explain_silence
+from cortex.cli.fleet import DONE, FAILED, NO_ANSWER, TIMEOUT_S, connect, explain, explain_silence, trusted
 
 PROVIDER = "helexa"
 KEY_VARIABLE = "HELEXA_API_KEY"
@@ -168,7 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
     if key != NO_KEY:
         headers = {"Authorization": f"Bearer {key}"}
     try:
-        answer = httpx.get(f"{url}/v1/models", headers=headers, timeout=TIMEOUT_S)
+        answer = httpx.get(f"{url}/v1/models", headers=headers, timeout=TIMEOUT_S, verify=trusted(arguments.config))
     except httpx.TransportError as error:
         print(explain_silence(url, error), file=sys.stderr)
         return NO_ANSWER

@@ -43,22 +43,22 @@ def show(command: str, url: str | None, config: Path | None, *, as_json: bool, w
     """Print what the gateway says, with `watch_s` again and again; return the exit status. Raises ConfigError."""
     url, headers = connect(url, config)
     if watch_s is None:
-        return _show(command, url, headers, as_json=as_json)
+        return _show(command, url, headers, trusted(config), as_json=as_json)
     try:
         while True:
             if sys.stdout.isatty():
                 print(CLEAR, end="")
-            _show(command, url, headers, as_json=as_json)  # a gateway that is away may come back
+            _show(command, url, headers, trusted(config), as_json=as_json)  # a gateway that is away may come back
             sys.stdout.flush()
             time.sleep(watch_s)
     except KeyboardInterrupt:
         return DONE
 
 
-def _show(command: str, url: str, headers: dict[str, str], *, as_json: bool) -> int:
+def _show(command: str, url: str, headers: dict[str, str], trust: ssl.SSLContext | bool, *, as_json: bool) -> int:
     path = "/v1/models" if command == "models" else "/fleet/status"
     try:
-        answer = httpx.get(url + path, headers=headers, timeout=TIMEOUT_S, verify=trusted(config))
+        answer = httpx.get(url + path, headers=headers, timeout=TIMEOUT_S, verify=trust)
     except httpx.TransportError as error:
         print(explain_silence(url, error), file=sys.stderr)
         return NO_ANSWER

@@ -1,11 +1,13 @@
 """`cortex report`: a bundle for a bug report, without keys, prompts or answers."""
 
 import argparse
+import functools
 import importlib.metadata
 import io
 import os
 import platform
 import re
+import ssl
 import sys
 import tarfile
 import time
@@ -20,7 +22,7 @@ import orjson
 from common import revision
 from common.errors import ConfigError
 from cortex.cli import orders
-from cortex.cli.fleet import DONE, TIMEOUT_S, connect
+from cortex.cli.fleet import DONE, TIMEOUT_S, connect, trusted
 from cortex.settings import load_settings
 
 HIDDEN = "(hidden)"
@@ -52,10 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
         if address is not None:
             host = "127.0.0.1" if address.host in ("0.0.0.0", "[::]") else address.host
             parts["metrics.txt"] = _ask(lambda: httpx.get(f"http://{host}:{address.port}/metrics", timeout=TIMEOUT_S))
+    trust = trusted(arguments.config)
     for name, path in (("health", "/health"), ("version", "/version"), ("models", "/v1/models"),
                        ("fleet", "/fleet/status")):  # fmt: skip
-        parts[f"{name}.json"] = _ask(lambda path=path: httpx.get(url + path, headers=headers, timeout=TIMEOUT_S))  # type: ignore[misc]
-    parts["live.txt"] = _ask_live(url, headers)
+        ask = functools.partial(httpx.get, url + path, headers=headers, timeout=TIMEOUT_S, verify=trust)
+        parts[f"{name}.json"] = _ask(ask)
+    parts["live.txt"] = _ask_live(url, headers, trust)
     file: Path = arguments.output or Path(f"cortex-report-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz")
     _write(
         file, {name: _SECRET_TEXTS.sub(HIDDEN, data.decode(errors="replace")).encode() for name, data in parts.items()}
@@ -104,11 +108,11 @@ def _ask(ask: Callable[[], httpx.Response]) -> bytes:
     return body or f"status {answer.status_code}\n".encode()
 
 
-def _ask_live(url: str, headers: dict[str, str]) -> bytes:
+def _ask_live(url: str, headers: dict[str, str], trust: ssl.SSLContext | bool) -> bytes:
     """Return the first events of the page's stream: recent requests and lifecycle events."""
     data = b""
     try:
-        with httpx.stream("GET", f"{url}/fleet/live", headers=headers, timeout=TIMEOUT_S) as answer:
+        with httpx.stream("GET", f"{url}/fleet/live", headers=headers, timeout=TIMEOUT_S, verify=trust) as answer:
             if answer.status_code != httpx.codes.OK:
                 return f"status {answer.status_code}\n".encode()
             for chunk in answer.iter_bytes():

@@ -37,7 +37,7 @@ def measure() -> dict[str, Any]:
         gateways = {
             "with": running.enter_context(Gateway(base / "on", neurons=[neuron], workers=1, metrics_listen=listen)),
             "without": running.enter_context(
-                Gateway(base / "off", neurons=[neuron], workers=1, log={"level": "error"})
+                Gateway(base / "off", neurons=[neuron], workers=1, sections={"log": {"level": "error"}})
             ),
         }
         rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in gateways}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cortex.capture.store import Store
 from tests.support.fake_engine import write_model
 from tests.support.harness import ADMIN_KEY, ROOT, Gateway, Neuron, free_port
 from tests.support.streams import Stream, chat
@@ -75,6 +76,26 @@ def test_what_happened_is_told_with_its_reasons_and_a_request_is_cancelled_by_it
     assert neuron.ctl("logs", "CPU-0").returncode == 0
     assert "there are: CPU-0, CPU-1" in neuron.ctl("logs", "GPU-7").stderr
     assert "beast  serving" in neuron.ctl("top", "--once", "--interval", "0.1").stdout
+
+
+def test_a_request_that_is_kept_is_sent_again_and_says_the_same(neuron: Neuron, tmp_path: Path) -> None:
+    with Gateway(tmp_path / "c", neurons=[neuron], sections={"capture": {"folder": "kept"}}) as gateway:
+        body = chat("m", "hello", max_tokens=20)
+        Stream(f"{gateway.url}/v1/chat/completions", body).finish()
+        store = Store(tmp_path / "c" / "kept", keep=10, expire_s=60.0)
+        deadline = time.monotonic() + 20
+        while not store.all():
+            assert time.monotonic() < deadline, gateway.log
+            time.sleep(0.02)
+        (captured,) = store.all()
+        (job,) = captured.jobs
+        assert (job.tokens, job.reason) == (20, "length")
+        assert job.prompt is not None
+        assert "hello" in job.prompt
+        assert captured.reply.endswith("data: [DONE]\n\n")
+        again = cortex("replay", captured.id, "--config", str(tmp_path / "c" / "cortex.yaml"))
+        assert (again.returncode, again.stdout.strip()) == (0, job.raw.strip())
+        assert "said the same" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ class Gateway(Daemon):
         endpoints: dict[str, str] | None = None,
         workers: int = 1,
         models: dict[str, Any] | None = None,
-        log: dict[str, Any] | None = None,
+        sections: dict[str, Any] | None = None,
         port: int | None = None,
         access: dict[str, Any] | None = None,
         limits: dict[str, Any] | None = None,
@@ -253,7 +253,7 @@ class Gateway(Daemon):
             },
             "access": access or {},
             "limits": limits or {},
-            "log": log or {},
+            **(sections or {}),
             "neurons": rows,
         }
         (folder / "cortex.yaml").write_text(yaml.safe_dump(config))
