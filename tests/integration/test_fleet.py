@@ -46,11 +46,12 @@ class Fleet:
     devices: dict[str, list[dict[str, Any]]]
     neurons: dict[str, Neuron]
     gateways: list[Gateway]
+    engine: str = "llama"
 
     def start(self, name: str, port: int | None = None) -> Neuron:
         """Start a neuron, the first time or again."""
         made = self.neurons[name] = Neuron(
-            self.base / name, name=name, devices=self.devices[name], port=port, drain_s=15.0
+            self.base / name, name=name, devices=self.devices[name], port=port, drain_s=15.0, engine=self.engine
         )
         made.__enter__()
         return made
@@ -106,9 +107,11 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
 
 
 @contextlib.contextmanager
-def running(base: Path, devices: dict[str, list[dict[str, Any]]], catalogue: dict[str, Any]) -> Iterator[Fleet]:
+def running(
+    base: Path, devices: dict[str, list[dict[str, Any]]], catalogue: dict[str, Any], *, engine: str = "llama"
+) -> Iterator[Fleet]:
     """Run neurons with these devices behind two gateways of two processes."""
-    made = Fleet(base, devices, {}, [])
+    made = Fleet(base, devices, {}, [], engine)
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: [n.stop() for n in made.neurons.values()])
         for name in devices:
