@@ -66,15 +66,26 @@ def show_models(models: Sequence[ModelState], *, node: str | None = None) -> Non
         if progress is not None and m.status == "loading":
             status = f"loading {progress:.0%}"
         table.add_row(
-            m.id if node is None else f"{node}/{m.id}", status + (", draining" if m.draining else ""),
+            m.id if node is None else f"{node}/{m.id}",
+            status + (", draining" if m.draining else "") + (", pinned" if m.pinned else ""),
             ", ".join("+".join((r.device, *r.also_on)) for r in m.replicas) or "-", str(m.running), str(m.queued),
             _or_dash(m.context), _or_dash(m.kv_tokens), _or_dash(m.parallel), _mib(m.memory_mb),
         )  # fmt: skip
+    console().print(table)
+    show_reasons(models)
+
+
+def show_reasons(models: Sequence[ModelState]) -> None:
+    """Print a line for each model that something keeps from being loaded, or that had to go."""
     out = console()
-    out.print(table)
     for m in models:
-        if m.reason:
-            out.print(f"  {m.id}: {m.reason}", markup=False)
+        text = m.reason or (m.unloaded_because if not m.replicas else None)
+        if text is None and m.waits_for_room:
+            text = "waits until others have made room"
+        if text is None:
+            text = next((f"makes room for {r.makes_room_for}" for r in m.replicas if r.makes_room_for), None)
+        if text is not None:
+            out.print(f"  {m.id}: {text}", markup=False)
 
 
 def show_files(rows: Sequence[tuple[Any, ...]], problems: dict[str, str]) -> None:

@@ -144,6 +144,7 @@ def _show_nodes(fleet: _FleetStatus) -> None:
         print(f"{node.name} at {node.endpoint}: {node.link}{version}{problem}")
         if node.state is not None:
             tables.show_devices(node.state.devices)
+            tables.show_reasons(node.state.models)
         print()
     if not fleet.nodes:
         print("no neurons are configured")

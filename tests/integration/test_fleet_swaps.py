@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import random
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -47,6 +48,7 @@ def test_random_requests_over_all_models_are_all_answered(fleet: Fleet) -> None:
     assert [a.text for a in answers if a.status_code != 200] == []
     status = fleet.cortex("status")
     assert (status.returncode, status.stderr) == (0, "")
+    assert re.search(r"^  swap/\d: made room for swap/\d on CPU-\d \(lru: (idle|busy)", status.stdout, re.MULTILINE)
     logs = "".join(neuron.log for neuron in fleet.neurons.values())
     assert "evicting model" in logs
     assert "makes_room_for=swap/" in logs

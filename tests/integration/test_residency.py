@@ -28,8 +28,9 @@ def profile(folder: Path, model: str, **more: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Neuron, Gateway]]:
     base = tmp_path_factory.mktemp("residency")
+    low, high = profile(base, "m6", residency_priority=10), profile(base, "m7", residency_priority=200)
     with (
-        Neuron(base / "n", models=[profile(base, m) for m in MODELS], devices=DEVICES) as neuron,
+        Neuron(base / "n", models=[profile(base, m) for m in MODELS] + [low, high], devices=DEVICES) as neuron,
         Gateway(base / "g", neurons=[neuron]) as gateway,
     ):
         neuron.wait_for(lambda s: all(m["memory_mb"] for m in s["state"]["models"]))
@@ -54,7 +55,7 @@ def test_a_request_for_each_of_six_models_is_answered_where_four_fit(fleet: tupl
     assert [(a.status_code, a.text) for a in answers if a.status_code != 200] == []
     status = neuron.status()
     assert len(loaded(status)) == 4
-    evicted = [m for m in status["state"]["models"] if m["status"] == "unloaded"]
+    evicted = [m for m in status["state"]["models"] if m["status"] == "unloaded" and m["id"] in MODELS]
     assert len(evicted) == 2
     assert all("made room for" in m["unloaded_because"] for m in evicted)
     assert all(d["reserved_mb"] <= d["memory_mb"] for d in status["state"]["devices"])
@@ -82,6 +83,17 @@ def test_a_pinned_model_stays_and_a_lower_class_is_refused_at_once(fleet: tuple[
     for model in MODELS[1:]:
         assert complete(gateway, model).status_code == 200
         assert "m0" in loaded(neuron.status())
+    resident = loaded(neuron.status())
+    assert len(resident) == 4
+    refused = complete(gateway, "m6")
+    assert (refused.status_code, "m0" in refused.json()["error"]["message"]) == (503, True)
+    assert loaded(neuron.status()) == resident
+    assert complete(gateway, "m7").status_code == 200
+    assert complete(gateway, "m1").status_code == 200
+    assert {"m0", "m7"} <= set(loaded(neuron.status())), "neither a pinned model nor a higher class makes room"
+    assert neuron.ctl("unload", "m7").returncode == 0
+    assert complete(gateway, "m6").status_code == 200
+    assert neuron.ctl("unload", "m6").returncode == 0
     assert neuron.ctl("unpin", "m0").returncode == 0
 
 

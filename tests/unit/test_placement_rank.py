@@ -102,6 +102,19 @@ def test_an_explicit_size_is_a_floor_that_a_measurement_may_raise() -> None:
     assert place.need_mb == 600
 
 
+def test_a_model_on_several_devices_needs_its_share_of_each() -> None:
+    two = [device("d", 1000, 600), device("e", 1000, 700)]
+    assert fit(node("a", devices=two), min_devices=2, vram_mb=600) is Fit.FREE
+    assert fit(node("a", devices=two), min_devices=2, vram_mb=700) is Fit.PINNED
+    assert fit(node("a", devices=two), min_devices=3) is Fit.NEVER
+    spanning = ReplicaState(device="d", also_on=["e"], status="loaded", memory_mb=1200)
+    holding = node("a", model_state("x", replicas=[spanning]), devices=two)
+    assert fit(holding, min_devices=2, vram_mb=1800) is Fit.EVICTING
+    assert fit(holding, vram_mb=900) is Fit.EVICTING
+    assert fit(holding, vram_mb=1000) is Fit.EVICTING
+    assert fit(holding, min_devices=2, vram_mb=2001) is Fit.NEVER
+
+
 def test_devices_that_do_not_serve_or_are_too_small_for_the_profile_do_not_count() -> None:
     assert fit(node("a", devices=[device("d", 1000, reason="lost")])) is Fit.NEVER
     assert fit(node("a", devices=[device("d", 1000, draining=True)])) is Fit.NEVER
