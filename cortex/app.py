@@ -13,7 +13,9 @@ from cortex.api.exchange import Exchange
 from cortex.api.front import Front
 from cortex.api.generate import Generate
 from cortex.api.models import Model, Models
+from cortex.api.openapi import OpenApi
 from cortex.api.prompts import Prompts
+from cortex.api.props import Props
 from cortex.api.status import FleetStatus, Health, Lifecycle, Live, Ready, Version
 from cortex.capture.store import Store
 from cortex.capture.tap import Tap, tapped
@@ -24,9 +26,11 @@ from cortex.dialects.anthropic_count import AnthropicCount
 from cortex.dialects.anthropic_messages import AnthropicMessages
 from cortex.dialects.bounds import Bounds
 from cortex.dialects.embeddings import Embeddings
+from cortex.dialects.llama_infill import LlamaInfill
 from cortex.dialects.llama_server import ApplyTemplate, Detokenize, Tokenize
 from cortex.dialects.openai_chat import OpenAIChat
 from cortex.dialects.openai_completions import OpenAICompletions
+from cortex.dialects.openai_responses import OpenAIInputTokens, OpenAIResponses
 from cortex.dialects.rerank import Reranking
 from cortex.fleet.contract import Fleet
 from cortex.settings import CortexSettings
@@ -64,6 +68,8 @@ def create_app(
     app.add_route("/v1/models/{model:path}", Model(fleet))
     app.add_route("/v1/chat/completions", Generate(OpenAIChat(), fleet, gateway, most))
     app.add_route("/v1/completions", Generate(OpenAICompletions(), fleet, gateway, most))
+    app.add_route("/v1/responses", Generate(OpenAIResponses(), fleet, gateway, most))
+    app.add_route("/v1/responses/input_tokens", Prompts(OpenAIInputTokens(), fleet, gateway))
     app.add_route("/v1/embeddings", Generate(Embeddings(), fleet, gateway, most))
     app.add_route("/v1/rerank", Generate(Reranking(), fleet, gateway, most))
     anthropic = AnthropicMessages(normalizes_stamp=settings.messages.normalize_billing_stamp)
@@ -72,6 +78,9 @@ def create_app(
     app.add_route("/tokenize", Prompts(Tokenize(), fleet, gateway))
     app.add_route("/detokenize", Prompts(Detokenize(), fleet, gateway))
     app.add_route("/apply-template", Prompts(ApplyTemplate(), fleet, gateway))
+    app.add_route("/infill", Generate(LlamaInfill(), fleet, gateway, most))
+    app.add_route("/openapi.json", OpenApi())
+    app.add_route("/props", Props(fleet, gateway))
     app.add_route("/fleet/status", FleetStatus(fleet))
     if activity is not None:
         app.add_route("/fleet/live", FleetLive(fleet, activity, lifecycle, access.is_in_force))

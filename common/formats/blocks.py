@@ -25,6 +25,11 @@ class BlockParser:
         """Whether a block may begin here, where one can only begin an answer."""
         self._follows_call = False
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what was read so far ends within reasoning."""
+        return False
+
     def push(self, text: str) -> list[Delta]:
         """Take the next text; return what is certain by now."""
         if not text:

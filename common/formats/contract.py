@@ -40,6 +40,10 @@ Delta = Reasoning | Content | Call
 class Parser(Protocol):
     """Reads one answer."""
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what was read so far ends within reasoning."""
+
     def push(self, text: str) -> list[Delta]:
         """Take the next text; return what is certain by now."""
 

@@ -61,6 +61,11 @@ class FunctionaryParser:
         self._held = ""
         self._state = "head"
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what was read so far ends within reasoning."""
+        return False
+
     def push(self, text: str) -> list[Delta]:
         """Take the next text; return what is certain by now."""
         self._held += text

@@ -22,6 +22,11 @@ class HarmonyParser:
         self._state = "between"
         self._header = ""
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what was read so far ends within reasoning."""
+        return self._state == "reasoning"
+
     def push(self, text: str) -> list[Delta]:
         """Take the next text; return what is certain by now."""
         self._held += text

@@ -51,6 +51,11 @@ class ReasoningParser:
         self._is_bare = False
         """Whether only space has come since the reasoning's end."""
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what was read so far ends within reasoning."""
+        return self._state == "inside"
+
     def push(self, text: str) -> list[Delta]:
         """Take the next text; return what is certain by now."""
         if self._state == "after" and not self._is_bare:

@@ -38,6 +38,26 @@ class TokenIds(Part, frozen=True, kw_only=True, tag="token-ids"):
     ids: list[int]
 
 
+class Snippet(Part, frozen=True, kw_only=True):
+    """A piece of another file, which stands before what is to be filled in."""
+
+    text: str
+    filename: str = ""
+
+
+class Infill(Part, frozen=True, kw_only=True, tag="infill"):
+    """A gap between two texts, for a model with tokens for that."""
+
+    prefix: str
+    suffix: str
+    prompt: str = ""
+    """The end of the text before the gap, for itself: `prefix` stays the same while it is being typed."""
+    extra: list[Snippet] = []
+    """Of the first ones so many are left out that the rest fits."""
+    field: str = "suffix"
+    """The request's field; errors name it."""
+
+
 class Sampling(Part, frozen=True, kw_only=True):
     """How the next token is chosen. None: the model's own default, else llama.cpp's."""
 
@@ -122,7 +142,7 @@ class Job(Part, frozen=True, kw_only=True):
     """Raised by the gateway at each re-submission; every event carries it."""
     model: str
     request_id: str
-    input: Chat | Text | TokenIds | Embed | Rerank
+    input: Chat | Text | TokenIds | Infill | Embed | Rerank
     sampling: Sampling = Sampling()
     constraint: Grammar | JsonSchema | JsonObject | None = None
     constraint_field: str = "response_format"

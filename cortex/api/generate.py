@@ -5,13 +5,16 @@ import time
 import falcon
 import falcon.asgi
 
+from common.errors import RequestError
 from common.ids import new_job_id
+from common.messages import Chat
+from cortex.api.drift import DriftWatch
 from cortex.api.front import exchange_of, too_large
 from cortex.api.relay import Relay, outlet_of
 from cortex.dialects import bounds
 from cortex.dialects.canonical import make_jobs
 from cortex.dialects.contract import Dialect, Heading
-from cortex.fleet.contract import Fleet
+from cortex.fleet.contract import Events, Fleet
 from cortex.settings import GatewaySettings
 
 BYTES_PER_TOKEN = 4
@@ -29,6 +32,7 @@ class Generate:
         self._budget_ms = int(settings.budget_s * 1000)
         self._first_byte_s = settings.first_byte_s
         self._ping_s = settings.ping_s
+        self._drift = DriftWatch()
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Answer. Until the first event is there, every failure is a real HTTP status."""
@@ -41,6 +45,9 @@ class Generate:
         exchange.model = generation.model
         model = exchange.model = exchange.known_model = self._fleet.resolve(generation.model)
         exchange.identity.require(model)
+        for given in generation.inputs:
+            if isinstance(given, Chat):
+                self._drift.look(given, principal=exchange.identity.name, model=model, request_id=exchange.request_id)
         jobs = make_jobs(
             generation,
             model=model,
@@ -57,7 +64,13 @@ class Generate:
         heading = Heading(id=new_job_id(), model=model, created=int(time.time()))
         if generation.is_stream:
             # Within this time the jobs have begun, have failed with a status of their own, or are known to wait.
-            first = await call.next(self._first_byte_s)
+            first: Events | RequestError
+            try:
+                first = await call.next(self._first_byte_s)
+            except RequestError as error:
+                if error.code not in generation.told_in_stream:
+                    raise
+                first = error
             resp.content_type = "text/event-stream; charset=utf-8"
             resp.set_header("cache-control", "no-cache")
             resp.set_header("x-accel-buffering", "no")

@@ -6,9 +6,10 @@ import orjson
 
 from common.ids import new_job_id
 from common.messages import Job, RenderedItem
+from cortex.api.exchange import Exchange
 from cortex.api.front import exchange_of
 from cortex.api.generate import read_body
-from cortex.dialects.question import Asking
+from cortex.dialects.question import Asking, Question
 from cortex.fleet.contract import Fleet
 from cortex.settings import GatewaySettings
 
@@ -27,22 +28,28 @@ class Prompts:
         exchange = exchange_of(req)
         exchange.dialect = self._asking.name
         question = self._asking.read(await read_body(req, self._max_body))
-        model = exchange.model = exchange.known_model = self._fleet.resolve(question.model)
-        exchange.identity.require(model)
-        job = Job(
-            id=new_job_id(),
-            attempt=0,
-            model=model,
-            request_id=exchange.request_id,
-            input=question.input,
-            answer="prompt",
-            budget_ms=self._budget_ms,
-            principal=exchange.identity.name,
-            priority=exchange.identity.priority,
-        )
-        call = exchange.call = self._fleet.submit([job])  # whatever happens, the exchange's end closes it
-        while True:
-            for _, event in await call.next(None):
-                if isinstance(event, RenderedItem):
-                    resp.data = orjson.dumps(self._asking.write(event))
-                    return
+        item = await ask(self._fleet, exchange, question, self._budget_ms)
+        resp.data = orjson.dumps(self._asking.write(item))
+
+
+async def ask(fleet: Fleet, exchange: Exchange, question: Question, budget_ms: int) -> RenderedItem:
+    """Return the prompt that was asked for. Raises RequestError."""
+    exchange.model = question.model
+    model = exchange.model = exchange.known_model = fleet.resolve(question.model)
+    exchange.identity.require(model)
+    job = Job(
+        id=new_job_id(),
+        attempt=0,
+        model=model,
+        request_id=exchange.request_id,
+        input=question.input,
+        answer="prompt",
+        budget_ms=budget_ms,
+        principal=exchange.identity.name,
+        priority=exchange.identity.priority,
+    )
+    call = exchange.call = fleet.submit([job])  # whatever happens, the exchange's end closes it
+    while True:
+        for _, event in await call.next(None):
+            if isinstance(event, RenderedItem):
+                return event

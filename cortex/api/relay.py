@@ -60,14 +60,16 @@ class Relay:
         """Done when all has been written to the outlet."""
         self._timer: asyncio.TimerHandle | None = None
 
-    async def pieces(self, events: Events, outlet: Outlet | None) -> AsyncIterator[bytes]:
+    async def pieces(self, first: Events | RequestError, outlet: Outlet | None) -> AsyncIterator[bytes]:
         """Yield what is to be sent, one piece for all events that are ready.
 
-        `events`: the first. With an outlet only their piece is yielded, which sends the head, too; the rest is written.
+        `first`: the first events, or why there are none. With an outlet only their piece is yielded, which sends the
+        head, too; the rest is written.
         """
-        data = self._read(events)
+        is_waiting = not first
+        data = self._fail(first) if isinstance(first, RequestError) else self._read(first)
         while True:
-            if not data and (not events or self._is_silent()):
+            if not data and (is_waiting or self._is_silent()):
                 data = self._comment()
             if data:
                 yield data
@@ -81,6 +83,7 @@ class Relay:
             except RequestError as error:
                 data = self._fail(error)
             else:
+                is_waiting = not events
                 data = self._read(events)
 
     async def _write_to(self, outlet: Outlet) -> None:

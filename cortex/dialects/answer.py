@@ -5,6 +5,7 @@ from typing import NamedTuple
 from common.formats import family
 from common.formats.contract import Call, Content, Delta, Parser, Tools
 from common.messages import EndedItem, StartedItem
+from cortex.fleet.contract import Merged
 
 
 class Offer(NamedTuple):
@@ -23,6 +24,8 @@ class Answer:
         self._parser: Parser | None = None
         self.calls = 0
         """So far."""
+        self.reasoning_tokens = 0
+        """So far, with the markers around the thoughts."""
 
     def begin(self, item: StartedItem) -> None:
         """Take the job's beginning."""
@@ -36,11 +39,16 @@ class Answer:
         """Whether all text is content."""
         return self._parser is None
 
-    def push(self, text: str) -> list[Delta]:
-        """Take text; return what is certain by now."""
+    def push(self, text: str, tokens: int | None = None) -> list[Delta]:
+        """Take text, made of so many tokens (None: as many as it says); return what is certain by now."""
         if self._parser is None:
             return [Content(text)]
-        return self._limit(self._parser.push(text))
+        # A piece that ends the thoughts counts with them: mostly it is their closing marker.
+        was_thinking = self._parser.is_thinking
+        deltas = self._parser.push(text)
+        if was_thinking or self._parser.is_thinking:
+            self.reasoning_tokens += _count(text) if tokens is None else tokens
+        return self._limit(deltas)
 
     def finish(self) -> list[Delta]:
         """Return what was held back."""
@@ -60,3 +68,7 @@ class Answer:
     def reason(self, item: EndedItem) -> str:
         """Return why the answer ended: stop, stop_sequence, length or tool_calls. To be asked after finish()."""
         return "tool_calls" if self.calls and item.reason != "length" else item.reason
+
+
+def _count(text: str) -> int:
+    return text.tokens if isinstance(text, Merged) else 1

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec import structs
 
-from common.messages import Chat, Embed, Grammar, Job, JsonObject, JsonSchema, Rerank, Sampling, Text, TokenIds
+from common.errors import Code
+from common.messages import Chat, Embed, Grammar, Infill, Job, JsonObject, JsonSchema, Rerank, Sampling, Text, TokenIds
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
@@ -13,7 +14,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     """As the client named it."""
-    inputs: Sequence[Chat | Text | TokenIds | Embed | Rerank]
+    inputs: Sequence[Chat | Text | TokenIds | Infill | Embed | Rerank]
     n: int = 1
     """Answers to each input."""
     sampling: Sampling = Sampling()
@@ -24,6 +25,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """Log-probabilities of each token and of so many likeliest ones; None: none."""
     max_tokens: int | None = None
     is_stream: bool = False
+    told_in_stream: frozenset[Code] = frozenset()
+    """Failures that a stream tells of after a 200, also where they come before anything was sent."""
 
     @property
     def size(self) -> int:

@@ -1,4 +1,4 @@
-"""llama-server's POST /tokenize, /detokenize and /apply-template; `model` is required, as there may be many."""
+"""llama-server's POST /tokenize, /detokenize, /apply-template (`model` is required: there may be many), GET /props."""
 
 from typing import Annotated, Any
 
@@ -79,3 +79,32 @@ class ApplyTemplate:
     def write(self, item: RenderedItem) -> dict[str, Any]:
         """Return the reply."""
         return {"prompt": item.text}
+
+
+def router_props(version: str) -> dict[str, Any]:
+    """Return what llama-server's router says of itself."""
+    return {
+        "role": "router",
+        "build_info": f"cortex {version}",
+        "model_alias": "cortex",
+        "model_path": "none",
+        "default_generation_settings": {"params": {}},
+    }
+
+
+def model_props(entry: dict[str, Any], item: RenderedItem, version: str) -> dict[str, Any]:
+    """Return what llama-server says of a model: its entry in the list, and what its file tells."""
+    meta = entry.get("meta", {})
+    settings = {"params": {}, **({"n_ctx": meta["n_ctx"]} if "n_ctx" in meta else {})}
+    props = {
+        "model_alias": entry["id"],
+        "model_path": entry["id"],
+        "build_info": f"cortex {version}",
+        "default_generation_settings": settings,
+        "modalities": {"vision": "vision" in entry.get("capabilities", ()), "audio": False},
+        "chat_template": item.template,
+        "bos_token": item.bos,
+        "eos_token": item.eos,
+        "is_sleeping": entry.get("status", {}).get("value") != "loaded",
+    }
+    return {**props, "total_slots": meta["n_slots"]} if "n_slots" in meta else props

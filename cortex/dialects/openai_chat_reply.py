@@ -67,12 +67,12 @@ class ChatStream:
         return sse.PING
 
     def _tell(self, out: list[bytes], index: int, event: Told) -> None:
-        """Write a piece with its tokens' log-probabilities, which go before it where it is yet to be read."""
+        """Write a piece; its tokens' log-probabilities go before it where it is yet to be read."""
         answer, delta, deltas = self._answers[index], b"{}", []
         if answer.is_plain:
             delta = orjson.dumps({"content": event.text})
         else:
-            deltas = answer.push(event.text)
+            deltas = answer.push(event.text, len(event.logprobs))
         logprobs = orjson.dumps(chat_logprobs(event.logprobs))
         out.append(self._chunk(index, delta, b"null", self._close(), logprobs))
         self._write(out, index, deltas)
@@ -122,7 +122,10 @@ class ChatStream:
     def _end(self) -> bytes:
         if not self._includes_usage:
             return sse.DONE
-        usage, timings = orjson.dumps(self._tally.usage()), orjson.dumps(self._tally.timings())
+        usage, timings = (
+            orjson.dumps(self._tally.usage(sum(a.reasoning_tokens for a in self._answers))),
+            orjson.dumps(self._tally.timings()),
+        )
         return b'%s],"usage":%s,"timings":%s}\n\n%s' % (self._open, usage, timings, sse.DONE)
 
 
@@ -150,7 +153,7 @@ class ChatBody:
             if isinstance(event, str):
                 self._deltas[index] += answer.push(event)
             elif isinstance(event, Told):
-                self._deltas[index] += answer.push(event.text)
+                self._deltas[index] += answer.push(event.text, len(event.logprobs))
                 self._logprobs[index] += event.logprobs
             elif isinstance(event, StartedItem):
                 self._tally.begin(index, event)
@@ -172,7 +175,11 @@ class ChatBody:
             }
             for index, deltas in enumerate(self._deltas)
         ]
-        tail = {"choices": choices, "usage": self._tally.usage(), "timings": self._tally.timings()}
+        tail = {
+            "choices": choices,
+            "usage": self._tally.usage(sum(a.reasoning_tokens for a in self._answers)),
+            "timings": self._tally.timings(),
+        }
         return _head(self._heading, "chat.completion")[:-1] + b"," + orjson.dumps(tail)[1:]
 
     def _message(self, index: int, deltas: list[Delta]) -> dict[str, Any]:

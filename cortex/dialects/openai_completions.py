@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import orjson
 from msgspec import Meta
 
-from common.messages import Chat, EndedItem, StartedItem, Text, TokenIds
+from common.messages import Chat, EndedItem, Infill, StartedItem, Text, TokenIds
 from cortex.dialects import openai_fields, sse
 from cortex.dialects.canonical import Generation
 from cortex.dialects.contract import Heading
@@ -42,12 +42,14 @@ class CompletionRequest:
 
     def __init__(self, fields: CompletionFields) -> None:
         inputs = _read_prompt(fields.prompt)
+        if fields.suffix:
+            inputs = [_read_gap(given, fields.suffix) for given in inputs]
         self._includes_usage = fields.includes_usage
         self._echoes: list[str] = [""] * len(inputs)
         if fields.echo:
             texts = [given.text for given in inputs if isinstance(given, Text)]
             if len(texts) < len(inputs):
-                raise invalid_value("echo", "false or left out for a prompt of token ids")
+                raise invalid_value("echo", "false or left out for a prompt of token ids, and beside a suffix")
             self._echoes = texts
         constraint, field = read_constraint(fields)
         self.generation = Generation(
@@ -86,13 +88,12 @@ class OpenAICompletions:
         fields = _decode(body)
         openai_fields.check(fields)
         openai_fields.refuse(
-            ("suffix", bool(fields.suffix), "leave it out"),
             ("best_of", (fields.best_of or 1) > 1, "use 1 or leave it out"),
         )
         return CompletionRequest(fields)
 
 
-def _read_prompt(prompt: str | list[str | int | list[int]]) -> list[Chat | Text | TokenIds]:
+def _read_prompt(prompt: str | list[str | int | list[int]]) -> list[Chat | Text | TokenIds | Infill]:
     """Return an input for each prompt. Raises RequestError for a list of different things."""
     if isinstance(prompt, str):
         return [Text(text=prompt)]
@@ -106,6 +107,12 @@ def _read_prompt(prompt: str | list[str | int | list[int]]) -> list[Chat | Text 
     if len(lists) == len(prompt) and all(lists):
         return [TokenIds(ids=item) for item in lists]
     raise invalid_value("prompt", "text, a list of texts, a list of token ids, or a list of lists of token ids")
+
+
+def _read_gap(given: Chat | Text | TokenIds | Infill, suffix: str) -> Infill:
+    if not isinstance(given, Text):
+        raise invalid_value("suffix", "left out beside a prompt of token ids")
+    return Infill(prefix=given.text, suffix=suffix)
 
 
 class CompletionStream:

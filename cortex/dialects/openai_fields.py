@@ -1,4 +1,4 @@
-"""What OpenAI's chat and text completions have in common: parameters, and those that are refused by name."""
+"""What OpenAI's endpoints have in common: parameters, and those that are refused by name."""
 
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 TokenId = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 StopString = Annotated[str, Meta(min_length=1)]
 TokenLimit = Annotated[int, Meta(ge=1)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 Window = Annotated[int, Meta(ge=-1, le=MAX_INT32)]
 
 
@@ -25,14 +26,9 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool | None = None
 
 
-class Fields(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of both endpoints. Unknown ones are ignored; so are user, metadata, service_tier and store."""
+class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are chosen: OpenAI's parameters, and llama-server's beside them."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=256)]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Meta(ge=1, le=16)] | None = None
-    max_tokens: TokenLimit | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Share | None = None
     top_k: Annotated[int, Meta(ge=-1, le=MAX_INT32)] | None = None
@@ -56,6 +52,16 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True):
     mirostat_tau: Annotated[float, Meta(ge=0, le=100)] | None = None
     mirostat_eta: Share | None = None
     ignore_eos: bool | None = None
+
+
+class Fields(SamplingFields, frozen=True, kw_only=True):
+    """Parameters of both endpoints. Unknown ones are ignored; so are user, metadata, service_tier and store."""
+
+    model: ModelName
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=16)] | None = None
+    max_tokens: TokenLimit | None = None
     response_format: dict[str, Any] | None = None
     json_schema: dict[str, Any] | None = None
     grammar: str | None = None
@@ -72,7 +78,7 @@ def check(request: Fields) -> None:
         raise invalid_value("stream_options", "left out unless stream is true")
 
 
-def read_sampling(request: Fields) -> Sampling:
+def read_sampling(request: SamplingFields) -> Sampling:
     """Return how tokens are chosen."""
     stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
     return Sampling(

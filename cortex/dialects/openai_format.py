@@ -53,7 +53,7 @@ def _read_format(form: dict[str, Any]) -> tuple[Constraint, str] | None:
             schema = form.get("schema")
             if schema is None:
                 return JsonObject(), "response_format"
-            return JsonSchema(schema=_check_schema(schema, "response_format.schema")), "response_format.schema"
+            return JsonSchema(schema=check_schema(schema, "response_format.schema")), "response_format.schema"
         case "json_schema":
             return _read_json_schema(form.get("json_schema"))
         case _:
@@ -68,10 +68,11 @@ def _read_json_schema(named: object) -> tuple[Constraint, str]:
         raise invalid_value(path, "an object with name and schema")
     if "schema" not in named:
         raise missing_field(f"{path}.schema", "a JSON schema, as an object")
-    return JsonSchema(schema=_check_schema(named["schema"], f"{path}.schema")), f"{path}.schema"
+    return JsonSchema(schema=check_schema(named["schema"], f"{path}.schema")), f"{path}.schema"
 
 
-def _check_schema(schema: object, path: str) -> dict[str, Any]:
+def check_schema(schema: object, path: str) -> dict[str, Any]:
+    """Return the schema that stands at `path`. Raises RequestError for what is none."""
     if not isinstance(schema, dict):
         raise invalid_value(path, "a JSON schema, as an object")
     return schema

@@ -1,4 +1,4 @@
-"""Log-probabilities in the shapes OpenAI documents: of chat, and of text completions."""
+"""Log-probabilities in the shapes OpenAI documents: of chat, of Responses, and of text completions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +8,12 @@ from common.messages import Likelihood, TokenLogprob
 
 def chat_logprobs(entries: Sequence[TokenLogprob]) -> dict[str, Any]:
     """Return a chat choice's `logprobs`."""
-    content = [{**_token(e.chosen), "top_logprobs": [_token(t) for t in e.top]} for e in entries]
-    return {"content": content, "refusal": None}
+    return {"content": output_logprobs(entries), "refusal": None}
+
+
+def output_logprobs(entries: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Return a Responses text's `logprobs`."""
+    return [{**_token(e.chosen), "top_logprobs": [_token(t) for t in e.top]} for e in entries]
 
 
 def _token(likelihood: Likelihood) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Tally:
         self._ended[index] = item
         return "length" if item.reason == "length" else "stop"
 
-    def usage(self) -> dict[str, Any]:
+    def usage(self, reasoning_tokens: int | None = None) -> dict[str, Any]:
         """Return OpenAI's usage: a prompt counts once, however many answers it got."""
         firsts = [self._started[i] for i in range(0, self._size, self._n)]
         prompt = sum(s.prompt_tokens for s in firsts)
@@ -40,6 +40,11 @@ class Tally:
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": sum(s.cached_tokens for s in firsts)},
+            **(
+                {}
+                if reasoning_tokens is None
+                else {"completion_tokens_details": {"reasoning_tokens": reasoning_tokens}}
+            ),
         }
 
     def timings(self) -> dict[str, Any]:

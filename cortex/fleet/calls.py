@@ -53,6 +53,8 @@ class Track:
         """Until then nothing is loaded elsewhere for this job: its neuron may be back."""
         self.retry: asyncio.TimerHandle | None = None
         self.is_over = False
+        self.silent = 0
+        """Tokens received whose text is held back, as of half a character."""
 
     @property
     def key(self) -> JobKey:
@@ -131,7 +133,10 @@ class JobCall:
         if item.text or item.logprobs:
             if self.first_text_at is None:
                 self.first_text_at = now
-            self._mailbox.put_text(track.index, item.text, item.logprobs)
+            self._mailbox.put_text(track.index, item.text, item.logprobs, tokens=track.silent + len(item.ids))
+            track.silent = 0
+        else:
+            track.silent += len(item.ids)
 
     def end(self, track: Track, item: EndedItem | RenderedItem) -> None:
         """Hand a job's good end to the reader, with the counts of the attempt that it has seen begin."""

@@ -20,6 +20,19 @@ from cortex.fleet.history import Happened
 from cortex.fleet.record import Record
 
 
+class Merged(str):
+    """A piece of text of several tokens, or of none of its own."""
+
+    __slots__ = ("tokens",)
+    tokens: int
+
+    def __new__(cls, text: str, tokens: int) -> "Merged":
+        """Return the text with the number of its tokens, those included whose text had been held back."""
+        made = super().__new__(cls, text)
+        made.tokens = tokens
+        return made
+
+
 class Told(NamedTuple):
     """A piece of text of a job that asks for log-probabilities, and those of the tokens it came with."""
 
@@ -29,7 +42,7 @@ class Told(NamedTuple):
 
 
 Event = StartedItem | str | Told | EndedItem | RenderedItem
-"""Of one job: begun; a piece of text; the good end; the good end of a job that asked for its prompt."""
+"""Of one job: begun; text, of one token unless it is Merged; the good end; that of one that asked for its prompt."""
 Events = list[tuple[int, Event]]
 """With the index of the job in its call."""
 

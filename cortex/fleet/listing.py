@@ -66,16 +66,28 @@ def _entry(model: str, nodes: list[Node], profile: Profile | None, created: int)
     sizes = [m for _, m in known if m.status == "loaded"] or [m for _, m in known]
     contexts = [m.context for m in sizes if m.context is not None]
     context = min(contexts, default=profile.context if profile is not None else None)
-    if context is not None:
-        entry["meta"] = {"n_ctx": context}
+    slots = [m.parallel for m in sizes if m.parallel is not None]
+    meta = {"n_ctx": context, "n_slots": min(slots, default=None)}
+    if any(value is not None for value in meta.values()):
+        entry["meta"] = {name: value for name, value in meta.items() if value is not None}
     entry["locations"] = [_location(n, m) for n, m in known if m.replicas]
     entry["feasible_on"] = [n.name for n in nodes if _is_feasible(n, model, profile)]
     capabilities = sorted({c for _, m in known for c in m.capabilities} or (profile.capabilities if profile else ()))
     if capabilities:
         entry["capabilities"] = capabilities
+        entry["architecture"] = _modalities(capabilities)
     if any(m.pinned for _, m in here):
         entry["pinned"] = True
     return entry
+
+
+def _modalities(capabilities: list[str]) -> dict[str, list[str]]:
+    """Return what goes in and what comes out, under llama-server's names."""
+    is_embedding = "embeddings" in capabilities
+    return {
+        "input_modalities": ["text", "image"] if "vision" in capabilities else ["text"],
+        "output_modalities": ["embeddings" if is_embedding else "scores" if "rerank" in capabilities else "text"],
+    }
 
 
 def _is_feasible(node: Node, model: str, profile: Profile | None) -> bool:

@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 
 from common.errors import RequestError
 from common.messages import EndedItem, RenderedItem, StartedItem, TokenLogprob
-from cortex.fleet.contract import Events, Told
+from cortex.fleet.contract import Events, Merged, Told
 
 log = logging.getLogger(__name__)
 
 
 class _Slot:
-    __slots__ = ("ended", "logprobs", "started", "text")
+    __slots__ = ("ended", "logprobs", "started", "text", "tokens")
 
     def __init__(self) -> None:
         self.started: StartedItem | None = None
         self.text: list[str] = []
+        self.tokens = 0
         self.logprobs: list[TokenLogprob] = []
         self.ended: EndedItem | RenderedItem | None = None
 
@@ -66,11 +67,12 @@ class Mailbox:
         self._slot(index).started = item
         self._wake()
 
-    def put_text(self, index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
-        """Take a piece of text, with its tokens' log-probabilities if the job asks for them."""
+    def put_text(self, index: int, text: str, logprobs: Sequence[TokenLogprob] = (), *, tokens: int = 1) -> None:
+        """Take a piece of text, made of so many tokens, with its tokens' log-probabilities if the job asks for them."""
         slot = self._slot(index)
         slot.text.append(text)
         slot.logprobs += logprobs
+        slot.tokens += tokens
         self._wake()
 
     def put_end(self, index: int, item: EndedItem | RenderedItem) -> None:
@@ -102,7 +104,8 @@ class Mailbox:
             if slot.logprobs:
                 events.append((index, Told("".join(slot.text), slot.logprobs)))
             elif slot.text:
-                events.append((index, "".join(slot.text)))
+                text = "".join(slot.text)
+                events.append((index, text if slot.tokens == 1 else Merged(text, slot.tokens)))
             if slot.ended is not None:
                 events.append((index, slot.ended))
         return events

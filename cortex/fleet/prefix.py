@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import orjson
 
-from common.messages import Chat, Text, TokenIds
+from common.messages import Chat, Infill, Text, TokenIds
 
 LINKS = 32
 """Hashes sent of a longer chain: the last ones."""
@@ -26,6 +26,8 @@ def chain(prompt: object) -> list[str]:
             return _chain(_split(prompt))
         case Text():
             return _chain(_pieces(prompt.text.encode("utf-8", "surrogatepass")))
+        case Infill():
+            return _chain(_pieces(prompt.prefix.encode("utf-8", "surrogatepass")))
         case TokenIds():
             return _chain(_pieces(array("q", prompt.ids).tobytes()))
     return []

@@ -13,7 +13,7 @@ from llama_cpp._ggml import libggml
 
 from common.ids import digest
 from common.messages import ModelFacts
-from neuron.prep.vocabulary import UnusableFile
+from neuron.prep.vocabulary import Gap, UnusableFile
 
 _INTEGERS = {
     0: ctypes.c_uint8, 1: ctypes.c_int8, 2: ctypes.c_uint16, 3: ctypes.c_int16,
@@ -177,6 +177,9 @@ class LlamaVocabulary:
         self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self.bos_text = self._special(llama_cpp.llama_vocab_bos(self._vocab))
         self.eos_text = self._special(llama_cpp.llama_vocab_eos(self._vocab))
+        self.bos = int(llama_cpp.llama_vocab_bos(self._vocab))
+        self.adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
+        self.gap = self._gap()
         template = llama_cpp.llama_model_chat_template(model, None)
         self.chat_template = template.decode(errors="replace") if template else None
         arch = self._meta("general.architecture") or "unknown"
@@ -250,6 +253,14 @@ class LlamaVocabulary:
         buffer = ctypes.create_string_buffer(1024)
         length = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
         return buffer.value.decode(errors="replace") if length >= 0 else None
+
+    def _gap(self) -> Gap | None:
+        kinds = (llama_cpp.llama_vocab_fim_pre, llama_cpp.llama_vocab_fim_suf, llama_cpp.llama_vocab_fim_mid)
+        prefix, suffix, middle = (int(kind(self._vocab)) for kind in kinds)
+        if min(prefix, suffix, middle) < 0:
+            return None
+        file = int(llama_cpp.llama_vocab_fim_sep(self._vocab))
+        return Gap(prefix, suffix, middle, file if file >= 0 else None)
 
     def _capabilities(self, arch: str) -> list[str]:
         """Tell from how the file pools, or that its attention looks ahead, what it was trained for."""

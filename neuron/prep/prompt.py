@@ -7,10 +7,11 @@ from msgspec import structs
 from common.errors import Code, RequestError, overflow
 from common.formats.family import Family
 from common.formats.reasoning import is_opened_by
-from common.messages import Chat, Embed, Job, Prepared, Rendered, RenderedItem, Rerank, Text, TokenIds
+from common.messages import Chat, Embed, Infill, Job, Prepared, Rendered, RenderedItem, Rerank, Text, TokenIds
 from neuron.prep.calls import call_grammar
 from neuron.prep.constraint import resolve
 from neuron.prep.embeddings import check_kind, prepare_texts
+from neuron.prep.infill import fill_in
 from neuron.prep.template import ChatTemplate
 from neuron.prep.vocabulary import Vocabulary
 
@@ -39,9 +40,12 @@ def prepare(
     if job.answer == "prompt":
         return _render_only(job, vocabulary, template)
     field = "messages" if isinstance(job.input, Chat) else "prompt"
-    is_text = not isinstance(job.input, TokenIds)
+    is_text = not isinstance(job.input, TokenIds | Infill)
     text, add_special = _text(job, template, vocabulary) if is_text else ("", False)
-    tokens = _tokens(job, vocabulary, text, context, field, add_special=add_special)
+    if isinstance(job.input, Infill):
+        tokens = fill_in(job.input, vocabulary, context, job.max_tokens)
+    else:
+        tokens = _tokens(job, vocabulary, text, context, field, add_special=add_special)
     if not tokens:
         raise RequestError(Code.INVALID_VALUE, "the prompt is empty; it needs at least one token", param=field)
     if len(tokens) >= context:
@@ -124,7 +128,7 @@ def _text(job: Job, template: ChatTemplate | RequestError, vocabulary: Vocabular
         case Text(text=text, add_special=add_special):
             return text, add_special
         case _:
-            raise AssertionError("token ids have no text")
+            raise AssertionError("token ids and gaps have no text")
 
 
 def _tokens(job: Job, vocabulary: Vocabulary, text: str, context: int, field: str, *, add_special: bool) -> list[int]:

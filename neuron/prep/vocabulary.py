@@ -1,10 +1,20 @@
 """What prep needs of a model: its header's facts, its template, its tokens. No weights, no device."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from common.errors import HelexaError
 from common.messages import ModelFacts
+
+
+class Gap(NamedTuple):
+    """The tokens that stand around a gap to be filled in."""
+
+    prefix: int
+    suffix: int
+    middle: int
+    file: int | None
+    """Begins another file."""
 
 
 class UnusableFile(HelexaError):
@@ -22,6 +32,12 @@ class Vocabulary(Protocol):
     bos_text: str
     """Text of the token that begins a sequence; "" if there is none."""
     eos_text: str
+    gap: Gap | None
+    """None: the model was not made to fill in."""
+    adds_bos: bool
+    """Whether a sequence begins with BOS."""
+    bos: int
+    """Its id; negative if there is none."""
     size: int
     """Number of tokens; ids are below it."""
 

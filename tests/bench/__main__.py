@@ -5,6 +5,7 @@ import sys
 from tests.bench import (
     against_llama,
     agents,
+    dialects,
     engine,
     first_byte,
     fleet,
@@ -23,6 +24,7 @@ from tests.bench import (
 def main() -> int:
     """Run the benchmarks named on the command line, or those that need nothing but this repository."""
     own = {
+        "dialects": dialects.measure,
         "engine": engine.measure,
         "first_byte": first_byte.measure,
         "fleet": fleet.measure,

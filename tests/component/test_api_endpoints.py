@@ -8,7 +8,8 @@ import falcon.testing
 import orjson
 import pytest
 
-from common.errors import Code, RequestError
+from common.errors import Code, RequestError, overflow
+from common.messages import RenderedItem
 from cortex.access.access import Access
 from cortex.access.keys import ApiKey, KeyRing
 from cortex.api.front import Front
@@ -111,6 +112,20 @@ def test_a_failure_before_the_start_is_a_real_status_also_for_a_stream(side: Sid
     error = error_of(result)
     assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
     assert "maximum context length is 10 tokens" in error["message"]
+
+
+def test_a_streamed_response_tells_of_an_overflow_after_its_200_and_of_nothing_else(side: Side) -> None:
+    body = {"model": MODEL, "input": "hi"}
+    side.fleet.script = lambda job: [overflow("20", 10)]
+    assert side.post("/v1/responses", body).status_code == 400
+    result = side.post("/v1/responses", {**body, "stream": True})
+    assert result.status_code == 200
+    kinds = [line.removeprefix("event: ") for line in result.text.splitlines() if line.startswith("event: ")]
+    assert kinds == ["response.created", "response.in_progress", "response.failed"]
+    assert '"code":"context_length_exceeded"' in result.text
+    side.fleet.script = lambda job: [RequestError(Code.NO_CAPACITY, "full")]
+    result = side.post("/v1/responses", {**body, "stream": True})
+    assert (result.status_code, error_of(result)["code"]) == (503, "no_capacity")
 
 
 def test_a_failure_in_mid_stream_is_an_error_event_without_done(side: Side) -> None:
@@ -219,6 +234,22 @@ def test_models_and_single_models_whose_ids_contain_slashes(side: Side) -> None:
     assert side.get("/v1/models").json == {"object": "list", "data": side.fleet.entries}
     assert side.get(f"/v1/models/{MODEL}").json == side.fleet.entries[0]
     assert error_of(side.get("/v1/models/a/b"))["code"] == "model_not_found"
+
+
+def test_props_are_the_routers_or_a_models_whose_template_they_show(side: Side) -> None:
+    router = side.get("/props").json
+    assert (router["role"], router["build_info"][:6]) == ("router", "cortex")
+    side.fleet.entries[0] |= {"meta": {"n_ctx": 512, "n_slots": 4}, "status": {"value": "unloaded"}}
+    item = RenderedItem(job="j", attempt=0, text="", tokens=[], template="{{ t }}", bos="<s>", eos="</s>")
+    side.fleet.script = lambda job: [item]
+    props = side.get("/props?model=default").json
+    assert (props["chat_template"], props["bos_token"], props["eos_token"]) == ("{{ t }}", "<s>", "</s>")
+    assert (props["default_generation_settings"]["n_ctx"], props["total_slots"]) == (512, 4)
+    assert (props["model_alias"], props["is_sleeping"]) == (MODEL, True)
+    assert props["modalities"] == {"vision": False, "audio": False}
+    (job,) = side.fleet.jobs
+    assert job.answer == "prompt", "nothing is loaded"
+    assert error_of(side.get("/props?model=nope"))["code"] == "model_not_found"
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/v1", "/v1/chat"])

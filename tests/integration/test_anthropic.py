@@ -48,6 +48,9 @@ def test_counting_and_tokenising_load_nothing(fleet: tuple[Neuron, Gateway], cli
     assert len(tokens["tokens"]) == counted
     back = httpx.post(f"{gateway.url}/detokenize", json={"model": MODEL, **tokens}, timeout=30).json()
     assert back["content"] == rendered
+    props = httpx.get(f"{gateway.url}/props?model={MODEL}", timeout=30).json()
+    assert "<|im_start|>" in props["chat_template"]
+    assert (props["default_generation_settings"]["n_ctx"], props["eos_token"]) == (2048, "<|im_end|>")
     assert neuron.status()["state"]["models"][0]["status"] == "unloaded"
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from common.messages import (
     Failed,
     FailedItem,
     FromPrep,
+    Infill,
     Inspect,
     Inspected,
     InspectFailed,
@@ -26,12 +28,14 @@ from common.messages import (
     Prepared,
     PrepHello,
     Sampling,
+    Snippet,
     Stop,
     Text,
     TokenIds,
     ToPrep,
 )
 from tests.support.harness import DEMO_MODEL, ROOT
+from tests.support.tiny_models import FIRST_FILL_IN, write_tiny_model
 
 MODEL = str(DEMO_MODEL)
 
@@ -69,9 +73,11 @@ class Prep:
         self.send(encode(message))
         return self.receive()
 
-    def prepare(self, prompt: Chat | Text | TokenIds, *, context: int = 2048, **keys: object) -> Prepared | FailedItem:
+    def prepare(
+        self, prompt: Chat | Text | TokenIds | Infill, *, context: int = 2048, path: str = MODEL, **keys: object
+    ) -> Prepared | FailedItem:
         job = Job(id="j", attempt=1, model="m", request_id="r", input=prompt, **keys)  # type: ignore[arg-type]
-        answer = self.ask(Prepare(job=job, path=MODEL, context=context))
+        answer = self.ask(Prepare(job=job, path=path, context=context))
         if isinstance(answer, Failed):
             return answer.items[0]
         assert isinstance(answer, Prepared)
@@ -121,6 +127,19 @@ def test_token_ids_and_text_pass_unchanged(prep: Prep) -> None:
     assert ids.tokens == [5, 6, 7]
 
 
+def test_a_gap_is_filled_in_after_the_files_own_tokens_or_refused(prep: Prep, tmp_path: Path) -> None:
+    gap = Infill(prefix="", suffix="", extra=[Snippet(text="")])
+    refused = prep.prepare(gap)
+    assert isinstance(refused, FailedItem)
+    assert (refused.code, refused.param) == (Code.UNSUPPORTED_PARAMETER, "suffix")
+    path = str(write_tiny_model(tmp_path, "llama", fills_in=True))
+    first = FIRST_FILL_IN
+    answer = prep.prepare(gap, path=path)
+    assert isinstance(answer, Prepared)
+    assert [t for t in answer.tokens if t >= first] == [first + 3, first + 3, first, first + 1, first + 2]
+    assert answer.tokens[0] == 1, "BOS, as the file wants it"
+
+
 def test_max_tokens_is_clamped_to_what_the_context_leaves(prep: Prep) -> None:
     answer = prep.prepare(TokenIds(ids=[5] * 100), context=128, max_tokens=32000)
     assert isinstance(answer, Prepared)
@@ -148,7 +167,7 @@ def test_max_tokens_is_clamped_to_what_the_context_leaves(prep: Prep) -> None:
     ],
 )
 def test_what_cannot_be_served_is_refused_by_name(
-    prep: Prep, prompt: Text | TokenIds, keys: dict[str, object], code: Code, expected: str
+    prep: Prep, prompt: Text | TokenIds, keys: dict[str, Any], code: Code, expected: str
 ) -> None:
     import re
 

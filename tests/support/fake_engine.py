@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from common.messages import Grammar, Likelihood, ModelFacts, TokenLogprob
-from neuron.prep.vocabulary import UnusableFile
+from neuron.prep.vocabulary import Gap, UnusableFile
 from neuron.worker.engine import (
     Chunk,
     DecodeResult,
@@ -134,6 +134,8 @@ class FakeVocabulary:
             "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
         )
         self.bos_text = ""
+        self.gap: Gap | None = Gap(_WORD - 3, _WORD - 2, _WORD - 1, None)
+        self.adds_bos, self.bos = False, -1
         self.eos_text = ""
         self.facts = ModelFacts(
             architecture="fake",

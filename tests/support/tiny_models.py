@@ -1,5 +1,6 @@
 """Models of a few hundred kilobytes with random weights, one for each kind of memory llama.cpp has."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
@@ -12,11 +13,15 @@ WINDOW = 32
 KINDS = ("llama", "gemma3", "mamba", "lfm2")
 """A cell for each token; a sliding window; a state; states and cells."""
 
+FILL_IN = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>")
+"""The first tokens after the bytes, in a model that fills in."""
+FIRST_FILL_IN = 259
+
 _HEAD = WIDTH // HEADS
 
 
-def write_tiny_model(folder: Path, kind: str, seed: int = 1) -> Path:
-    """Write a model of the architecture `kind` and return its path."""
+def write_tiny_model(folder: Path, kind: str, seed: int = 1, *, fills_in: bool = False) -> Path:
+    """Write a model of the architecture `kind` and return its path. `fills_in`: with the tokens for that."""
     path = folder / f"{kind}-{seed}.gguf"
     writer = gguf.GGUFWriter(path, kind)
     _Tensors(writer, np.random.default_rng(seed)).write(kind)
@@ -43,7 +48,7 @@ def write_tiny_model(folder: Path, kind: str, seed: int = 1) -> Path:
         writer.add_sliding_window_pattern([True, False] * (LAYERS // 2))
     if kind == "lfm2":
         writer.add_shortconv_l_cache(3)
-    _add_vocabulary(writer)
+    _add_vocabulary(writer, FILL_IN if fills_in else ())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -51,9 +56,11 @@ def write_tiny_model(folder: Path, kind: str, seed: int = 1) -> Path:
     return path
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, more: Sequence[str]) -> None:
     tokens = ["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)]]
     types = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, *[gguf.TokenType.BYTE] * 256]
+    tokens += more
+    types += [gguf.TokenType.CONTROL] * len(more)
     words = VOCABULARY - len(tokens)
     writer.add_tokenizer_model("llama")
     writer.add_token_list([*tokens, *[f"\u2581w{i}" for i in range(words)]])

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import hypothesis
 import orjson
 import pytest
+from hypothesis import strategies as st
 
 from common.errors import Code, RequestError, overflow
 from common.messages import Chat, EndedItem, StartedItem
@@ -122,6 +124,22 @@ def test_a_stream_and_a_body_of_the_same_events_agree(name: str) -> None:
     assert whole["usage"] == {
         "input_tokens": 4, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 3, "output_tokens": 4,
     }  # fmt: skip
+
+
+PIECES = ["<think>", "</think>", "a\n", "é", "<tool", "_call>", *call("f"), call("g")]
+
+
+@hypothesis.given(pieces=st.lists(st.sampled_from(PIECES)), format_=st.sampled_from(["", "+hermes", "think+hermes"]),
+       is_open=st.booleans(), is_cut=st.booleans())  # fmt: skip
+def test_folding_any_stream_gives_the_body(pieces: list[str], format_: str, is_open: bool, is_cut: bool) -> None:
+    begin = started(format_, is_open=is_open and format_ == "think+hermes")
+    items: list[Any] = [begin, *pieces, ended("length" if is_cut else "stop")]
+    events: Events = [(0, item) for item in items]
+    request = read(tools=[TOOL, {**TOOL, "name": "g"}])
+    stream, body = request.stream(HEADING), request.body(HEADING)
+    data = b"".join(stream.feed([event]) for event in events)
+    body.feed(events)
+    assert fold(data) == orjson.loads(body.render())
 
 
 def test_without_tools_what_looks_like_a_call_is_text() -> None:

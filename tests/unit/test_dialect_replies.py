@@ -6,6 +6,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from common.errors import Code, RequestError
 from common.messages import EndedItem, Likelihood, TokenLogprob
@@ -79,6 +80,7 @@ def test_usage_comes_last_with_empty_choices_when_asked_for() -> None:
         "completion_tokens": 2,
         "total_tokens": 9,
         "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     assert [c["usage"] for c in made[:-1]] == [None] * 4
     assert ["timings" in c for c in made] == [False] * 4 + [True]
@@ -169,6 +171,44 @@ def test_folding_the_stream_gives_the_body(
         "usage": body["usage"],
         "timings": body["timings"],
     }
+
+
+def call(name: str) -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {{"a": [1, "é"]}}}}\n</tool_call>'
+
+
+PIECES = ["<think>", "</think>", "a\n", "é", "<tool", "_call>", *call("f"), call("g")]
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("f", "g")]
+
+
+@given(pieces=st.lists(st.sampled_from(PIECES)), format_=st.sampled_from(["", "+hermes", "think+hermes"]),
+       is_open=st.booleans(), is_cut=st.booleans())  # fmt: skip
+def test_folding_a_chat_of_thoughts_and_calls_gives_the_body(
+    pieces: list[str], format_: str, is_open: bool, is_cut: bool
+) -> None:
+    begin = structs.replace(begun(), format=format_, thinking_open=is_open and format_ == "think+hermes")
+    items: list[Any] = [begin, *pieces, done(len(pieces), "length" if is_cut else "stop")]
+    events: Events = [(0, item) for item in items]
+    request = read(OpenAIChat(), tools=TOOLS, stream=True, stream_options={"include_usage": True})
+    message: dict[str, Any] = {"role": "", "content": "", "reasoning_content": "", "tool_calls": []}
+    reason = None
+    made = stream(request, *([event] for event in events))
+    for choice in (c for chunk in made for c in chunk["choices"]):
+        reason = choice["finish_reason"] or reason
+        for name, value in choice["delta"].items():
+            if name != "tool_calls":
+                message[name] += value
+                continue
+            (part,) = value
+            if part["index"] == len(message["tool_calls"]):
+                message["tool_calls"].append({"id": part["id"], "type": part["type"], "function": part["function"]})
+            else:
+                message["tool_calls"][part["index"]]["function"]["arguments"] += part["function"]["arguments"]
+    body = whole(request, events)
+    (choice,) = body["choices"]
+    expected = {"reasoning_content": "", "tool_calls": [], **choice["message"]}
+    assert {**message, "content": message["content"] or None} == {**expected, "content": expected["content"] or None}
+    assert (reason, made[-1]["usage"]) == (choice["finish_reason"], body["usage"])
 
 
 def told(text: str, *logprobs: float) -> Told:

@@ -284,7 +284,8 @@ def test_a_completion_has_16_tokens_unless_told_otherwise() -> None:
 @pytest.mark.parametrize(
     ("fields", "code", "param"),
     [
-        ({"suffix": "x"}, Code.UNSUPPORTED_PARAMETER, "suffix"),
+        ({"suffix": "x", "prompt": [1]}, Code.INVALID_VALUE, "suffix"),
+        ({"suffix": "x", "echo": True}, Code.INVALID_VALUE, "echo"),
         ({"best_of": 2}, Code.UNSUPPORTED_PARAMETER, "best_of"),
         ({"logprobs": 6}, Code.INVALID_VALUE, "logprobs"),
         ({"prompt": [1, 2], "echo": True}, Code.INVALID_VALUE, "echo"),

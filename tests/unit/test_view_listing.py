@@ -73,7 +73,20 @@ def test_a_catalogued_model_is_feasible_where_a_device_is_large_enough() -> None
 def test_what_is_unknown_is_absent_and_never_zero() -> None:
     bare = ModelState(id="x", status="unloaded")
     (entry, *_) = [e for e in list_models([node("a", bare)], CATALOGUE, 1) if e["id"] == "x"]
-    assert {"meta", "capabilities", "pinned", "aliases"}.isdisjoint(entry)
+    assert {"meta", "capabilities", "architecture", "pinned", "aliases"}.isdisjoint(entry)
+
+
+def test_what_goes_in_and_out_follows_from_what_a_model_can_do() -> None:
+    def modalities(*capabilities: str) -> list[str]:
+        state = model_state("x", capabilities=list(capabilities), parallel=3)
+        entry = next(e for e in list_models([node("a", state)], CATALOGUE, 1) if e["id"] == "x")
+        assert entry["meta"]["n_slots"] == 3
+        return [*entry["architecture"]["input_modalities"], "→", *entry["architecture"]["output_modalities"]]
+
+    assert modalities("chat", "completion", "tools") == ["text", "→", "text"]
+    assert modalities("chat", "vision") == ["text", "image", "→", "text"]
+    assert modalities("embeddings") == ["text", "→", "embeddings"]
+    assert modalities("rerank") == ["text", "→", "scores"]
 
 
 def test_health_names_what_does_not_serve() -> None:
