@@ -105,7 +105,7 @@ def test_documents_are_ranked_by_their_scores(http: httpx.Client) -> None:
         ("/v1/embeddings", {"model": "vectors", "input": ["a", 3]}, "input"),
         ("/v1/embeddings", {"model": "vectors", "input": [[99999]]}, "input[0]"),
         ("/v1/embeddings", {"model": "vectors", "input": ["a", "cat " * CONTEXT]}, "input[1]"),
-        ("/v1/embeddings", {"model": "vectors", "input": "a", "dimensions": 8}, "dimensions"),
+        ("/v1/embeddings", {"model": "vectors", "input": "a", "dimensions": 100_000}, "dimensions"),
         ("/v1/embeddings", {"model": "vectors", "input": "a", "encoding_format": "hex"}, "encoding_format"),
         ("/v1/embeddings", {"model": "scores", "input": "a"}, "model"),
         ("/v1/embeddings", {"model": TALKER, "input": "a"}, "model"),

@@ -3,9 +3,10 @@
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 
 from tests.support.harness import DEMO_SOURCE, Gateway, Neuron
@@ -54,6 +55,21 @@ def test_a_strict_schema_holds_streaming_and_not(client: openai.OpenAI) -> None:
         model=MODEL, messages=ASK, response_format=FORMAT, seed=3, temperature=1.2, stream=True
     )
     assert set(json.loads("".join(c.choices[0].delta.content or "" for c in chunks if c.choices))) == set(cat)
+
+
+class Cat(pydantic.BaseModel):
+    legs: Literal[3, 4]
+    mood: Literal["calm", "wild"]
+
+
+def test_the_clients_own_parser_and_stream_helper_read_the_answer(client: openai.OpenAI) -> None:
+    parsed = client.chat.completions.parse(model=MODEL, messages=ASK, response_format=Cat, max_tokens=60)
+    assert isinstance(parsed.choices[0].message.parsed, Cat)
+    with client.chat.completions.stream(model=MODEL, messages=ASK, response_format=Cat, max_tokens=60) as stream:
+        kinds = {event.type for event in stream}
+        final = stream.get_final_completion()
+    assert {"chunk", "content.delta", "content.done"} <= kinds
+    assert isinstance(final.choices[0].message.parsed, Cat)
 
 
 def test_a_grammar_holds_in_chat_and_completions(client: openai.OpenAI) -> None:

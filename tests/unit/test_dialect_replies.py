@@ -14,7 +14,7 @@ from cortex.api import errors
 from cortex.dialects.contract import Dialect, Heading, Request
 from cortex.dialects.openai_chat import OpenAIChat
 from cortex.dialects.openai_completions import OpenAICompletions
-from cortex.fleet.contract import Events, Told
+from cortex.fleet.contract import Events, Merged, Told
 from tests.support.fake_fleet import begun, done
 
 HEADING = Heading(id="42", model="real", created=1234)
@@ -177,8 +177,35 @@ def call(name: str) -> str:
     return f'<tool_call>\n{{"name": "{name}", "arguments": {{"a": [1, "é"]}}}}\n</tool_call>'
 
 
-PIECES = ["<think>", "</think>", "a\n", "é", "<tool", "_call>", *call("f"), call("g")]
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("f", "g")]
+THINKS = "think+hermes"
+STREAMS: dict[str, tuple[str, bool, list[str], str, list[str], str]] = {
+    # format, open, pieces, why it ended → what the message has, finish_reason
+    "reasoning then text": (THINKS, True, ["so", " it is</thi", "nk>\n\n4", "2"], "stop",
+                            ["reasoning_content", "content"], "stop"),
+    "text then tool": ("+hermes", False, ["I look.\n" + call("f")], "stop", ["content", "tool_calls"], "tool_calls"),
+    "tool only": ("+hermes", False, [*call("f")], "stop", ["tool_calls"], "tool_calls"),
+    "two tools": ("+hermes", False, [call("f"), "\n", call("g")], "stop", ["tool_calls", "tool_calls"], "tool_calls"),
+    "cut in thinking": (THINKS, True, ["half", " a"], "length", ["reasoning_content"], "length"),
+    "cut in a call": ("+hermes", False, [call("f")[:30]], "length", ["content"], "length"),
+    "stop string": ("+hermes", False, ["a"], "stop_sequence", ["content"], "stop"),
+    "resumed": (THINKS, True, [Merged("a b", 3), "c</think>", "d"], "stop", ["reasoning_content", "content"], "stop"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_recorded_stream_gives_the_message_it_stands_for(name: str) -> None:
+    format_, is_open, pieces, ended, parts, reason = STREAMS[name]
+    begin = structs.replace(begun(), format=format_, thinking_open=is_open)
+    events: Events = [(0, begin), *((0, piece) for piece in pieces), (0, done(9, ended))]
+    (choice,) = whole(read(OpenAIChat(), tools=TOOLS), events)["choices"]
+    message = choice["message"]
+    calls = ["tool_calls"] * len(message.get("tool_calls", []))
+    assert [n for n in ("reasoning_content", "content") if message.get(n)] + calls == parts
+    assert choice["finish_reason"] == reason
+
+
+PIECES = ["<think>", "</think>", "a\n", "é", "<tool", "_call>", *call("f"), call("g")]
 
 
 @given(pieces=st.lists(st.sampled_from(PIECES)), format_=st.sampled_from(["", "+hermes", "think+hermes"]),
