@@ -41,6 +41,7 @@ _DETECTORS: tuple[tuple[Callable[[str], bool], str], ...] = (
     (_has("[TOOL_CALLS]", "[ARGS]"), "mistral-args"),
     (_has("[TOOL_CALLS]"), "mistral"),
     (_has("<|tool_call_start|>"), "lfm"),
+    (_has("<|tool_list_start|>"), "lfm"),
     (_has("<arg_key>"), "glm"),
     (_has("<function=", "<parameter="), "qwen-xml"),
     (_has("<tool_call>"), "hermes"),

@@ -3,7 +3,7 @@
 import json
 from typing import Any, NamedTuple
 
-from common.formats.contract import Call
+from common.formats.contract import Call, Syntax
 from common.formats.hermes import Hermes
 
 Message = dict[str, Any]
@@ -31,21 +31,104 @@ class Abilities(NamedTuple):
     """It has a place for tools, calls and results."""
     object_arguments: bool
     """It wants a call's arguments as an object, not as text."""
+    calls: bool
+    """It shows the calls of earlier turns."""
+    parallel: bool
+    """It takes several calls in one message."""
     system: bool
     """It has a place for system messages."""
+    loses_system: bool
+    """It leaves them out without a word. (One that refuses them says so itself.)"""
+    later_systems: bool
+    """It has a place for those that are not the first message."""
     thinking: bool
     """It reads reasoning from `thinking` instead of `reasoning_content`."""
 
 
-def shape(messages: list[Message], tools: list[dict[str, Any]], abilities: Abilities) -> list[Message]:
+def shape(messages: list[Message], tools: list[dict[str, Any]], abilities: Abilities, syntax: Syntax) -> list[Message]:
     """Return the messages for the template.
 
     Content that is a list of text parts becomes their concatenation, since most templates only know text; nothing is
-    put between them. No content is empty text. Tools that the template has no place for are written into the messages,
-    in the form of Hermes, and so are their calls and results.
+    put between them. No content is empty text. What the template would lose or refuse is put where it can show it:
+    a later system message into the user's next one, several calls of one message into messages of their own, calls
+    that it does not show into the text, in its own `syntax`. Tools that the template has no place for are written
+    into the messages, in the form of Hermes, and so are their calls and results.
     """
     shaped = [_shape_one(message, abilities) for message in messages]
-    return shaped if abilities.tools else _write_out(shaped, tools, abilities)
+    if abilities.loses_system or (abilities.system and not abilities.later_systems):
+        shaped = _fold_systems(shaped, keeps_first=abilities.system)
+    if not abilities.tools:
+        return _write_out(shaped, tools, abilities)
+    if not abilities.calls:
+        return [_with_text(message, syntax) for message in shaped]
+    return shaped if abilities.parallel else _one_by_one(shaped)
+
+
+def _fold_systems(messages: list[Message], *, keeps_first: bool) -> list[Message]:
+    """Join the system messages at the beginning into one, and put the others before the user's next text."""
+    out: list[Message] = []
+    waiting: list[str] = []
+    for message in messages:
+        text = message["content"]
+        is_text = isinstance(text, str)
+        if message["role"] == "system" and is_text:
+            is_first = all(m["role"] == "system" for m in out) and not waiting
+            if not keeps_first or not is_first:
+                waiting.append(text)
+            elif out:
+                out[-1] = {**out[-1], "content": f"{out[-1]['content']}\n\n{text}"}
+            else:
+                out.append(message)
+            continue
+        if waiting and message["role"] == "user" and is_text:
+            message = {**message, "content": "\n\n".join([*waiting, text])}
+            waiting = []
+        elif waiting:
+            _add_to_user(out, waiting)
+            waiting = []
+        out.append(message)
+    if waiting:
+        _add_to_user(out, waiting)
+    return out
+
+
+def _add_to_user(out: list[Message], texts: list[str]) -> None:
+    """Put texts after what the user said last, or else into a message of the user's."""
+    last = out[-1] if out else None
+    if last is not None and last["role"] == "user" and isinstance(last["content"], str):
+        out[-1] = {**last, "content": "\n\n".join([last["content"], *texts])}
+    else:
+        out.append({"role": "user", "content": "\n\n".join(texts)})
+
+
+def _with_text(message: Message, syntax: Syntax) -> Message:
+    """Write a message's calls as the model did."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    text = syntax.render([_call(c) for c in calls])
+    return {**message, "content": f"{message['content']}{text}"}
+
+
+def _one_by_one(messages: list[Message]) -> list[Message]:
+    """Give each of several calls a message of its own, before its result."""
+    out: list[Message] = []
+    asked: dict[Any, Message] = {}
+    """Of the calls that were taken apart: id → message."""
+    for message in messages:
+        calls = message.get("tool_calls")
+        if isinstance(calls, list) and len(calls) > 1:
+            asked = {}
+            for number, call in enumerate(calls):
+                one = {**message, "content": message["content"] if number == 0 else "", "tool_calls": [call]}
+                asked[call.get("id") if isinstance(call, dict) else None] = one
+                out.append(one)
+        elif message["role"] == "tool" and message.get("tool_call_id") in asked:
+            question = asked.pop(message["tool_call_id"])
+            out.insert(next(i for i, m in enumerate(out) if m is question) + 1, message)
+        else:
+            out.append(message)
+    return out
 
 
 def _shape_one(message: Message, abilities: Abilities) -> Message:

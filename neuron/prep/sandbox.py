@@ -6,7 +6,7 @@ A template comes with a model file, so it is a program of a stranger.
 import json
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +39,10 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class Given(list[Any]):
+    """A list that a template was given; it may not change it, as it may its own."""
+
+
 class Environment(ImmutableSandboxedEnvironment):
     """Jinja as `apply_chat_template` of the Hugging Face libraries sets it up, which templates are written for."""
 
@@ -49,6 +53,12 @@ class Environment(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = _to_json
         self.globals["raise_exception"] = _raise
         self.globals["strftime_now"] = lambda form: datetime.now().strftime(form)  # the host's local day
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Say whether a template may use it; some keep queues in lists of their own."""
+        if attr in ("append", "pop") and isinstance(obj, list) and not isinstance(obj, Given):
+            return True
+        return bool(super().is_safe_attribute(obj, attr, value))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Carry out `*` or `**`. Raises SecurityError where the result would be huge."""
@@ -100,6 +110,8 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """Return JSON as it is; Jinja's own filter would escape it for HTML."""
+    if isinstance(value, Generator):  # of a filter such as map
+        value = list(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

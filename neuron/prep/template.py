@@ -8,7 +8,7 @@ from jinja2.exceptions import SecurityError
 from common.errors import Code, RequestError
 from common.formats.family import SYNTAXES, Family, detect
 from neuron.prep.conversation import Abilities, Message, shape
-from neuron.prep.sandbox import MEMORY_MB, Environment, limited
+from neuron.prep.sandbox import MEMORY_MB, Environment, Given, limited
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -46,7 +46,11 @@ class ChatTemplate:
         except Exception as error:  # it is a stranger's program: whatever it raises is its failure, not ours
             raise _failure(error, "messages") from None
         self._is_endless = False
+        self._no_tools: list[dict[str, Any]] | None = None
+        """What the template is given as `tools` where there are none."""
         family = detect(self.source)
+        if self._try([_QUESTION], None) is None and self._try([_QUESTION], []) is not None:
+            self._no_tools = []  # it goes through them without asking whether there are any
         self.abilities = self._ask_abilities()
         self.family = family if self.abilities.tools else Family(family.reasoning, SYNTAXES["hermes"])
         """How answers are written; calls in the form that tools are announced in, where the template has none."""
@@ -59,8 +63,8 @@ class ChatTemplate:
                 f"chat_template_kwargs: '{name}' is given by the request itself",
                 param="chat_template_kwargs",
             )
-        shaped = shape(messages, tools, self.abilities)
-        given = (tools or None) if self.abilities.tools else None
+        shaped = shape(messages, tools, self.abilities, self.family.syntax)
+        given = (tools or self._no_tools) if self.abilities.tools else self._no_tools
         try:
             return self._render(shaped, given, arguments)
         except Exception as error:  # as above
@@ -75,7 +79,14 @@ class ChatTemplate:
     ) -> str:
         defaults = {"add_generation_prompt": True, **self._special}
         with limited(cpu_s):
-            text = self._template.render({**defaults, **arguments, "messages": messages, "tools": tools})
+            text = self._template.render(
+                {
+                    **defaults,
+                    **arguments,
+                    "messages": Given(messages),
+                    "tools": tools if tools is None else Given(tools),
+                }
+            )
             text.encode()  # an escape in a template can make half a surrogate pair, which is no text
             return text
 
@@ -86,13 +97,26 @@ class ChatTemplate:
         as_text = self._try(_called(f'{{"key": "{_VALUE}"}}'), [_TOOL])
         # Put into text as it is, an object would look like Python.
         is_shown = as_object is not None and _VALUE in as_object and f"'{_VALUE}'" not in as_object
+        system = self._try([_system(_NEEDLE), _QUESTION], self._no_tools)
         return Abilities(
             tools="tools" in self.source if tools is None else _NEEDLE in tools,
             object_arguments=is_shown or as_text is None or _VALUE not in as_text,
-            system=_NEEDLE in (self._try([{"role": "system", "content": _NEEDLE}, _QUESTION], None) or ""),
+            calls=as_object is as_text is None or _VALUE in f"{as_object}{as_text}",
+            parallel=as_object is None or self._try(_called({"key": _VALUE}, 2), [_TOOL]) is not None,
+            system=system is not None and _NEEDLE in system,
+            loses_system=system is not None and _NEEDLE not in system,
+            later_systems=self._shows_later_systems(),
             thinking="reasoning_content" not in self.source
             and any(t in self.source for t in (".thinking", "['thinking']", '["thinking"]')),
         )
+
+    def _shows_later_systems(self) -> bool:
+        """Find out whether system messages are shown that are not the first message."""
+        first = _system("first_needle")
+        answer = {"role": "assistant", "content": "!"}
+        together = self._try([first, _system(_NEEDLE), _QUESTION], self._no_tools) or ""
+        later = self._try([first, _QUESTION, answer, _system(_NEEDLE), _QUESTION], self._no_tools) or ""
+        return all(_NEEDLE in text and "first_needle" in text for text in (together, later))
 
     def _try(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> str | None:
         if self._is_endless:
@@ -106,12 +130,21 @@ class ChatTemplate:
             return None
 
 
-def _called(arguments: Any) -> list[Message]:
-    call = {"id": "abcdefghi", "type": "function", "function": {"name": _NEEDLE, "arguments": arguments}}
+def _system(text: str) -> Message:
+    return {"role": "system", "content": text}
+
+
+def _called(arguments: Any, times: int = 1) -> list[Message]:
+    function = {"name": _NEEDLE, "arguments": arguments}
+    ids = [f"abcdefgh{n}" for n in range(times)]
     return [
         _QUESTION,
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "abcdefghi", "name": _NEEDLE, "content": "!"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": i, "type": "function", "function": function} for i in ids],
+        },
+        *({"role": "tool", "tool_call_id": i, "name": _NEEDLE, "content": "!"} for i in ids),
     ]
 
 

@@ -1,5 +1,7 @@
 """A template renders what the client wrote, and a hostile one costs one request."""
 
+from typing import Any
+
 import pytest
 
 from common.errors import Code, RequestError
@@ -19,7 +21,7 @@ STRICT = (
 )
 
 
-def render(source: str | None, messages: list[dict[str, object]], **arguments: object) -> str:
+def render(source: str | None, messages: list[Any], **arguments: object) -> str:
     return ChatTemplate(source, bos="<s>", eos="</s>").render(messages, arguments, [])
 
 
@@ -105,3 +107,103 @@ def test_a_template_that_takes_too_much_memory_is_stopped(monkeypatch: pytest.Mo
 def test_the_requests_own_fields_cannot_be_given_twice() -> None:
     with pytest.raises(RequestError, match="'messages' is given by the request itself"):
         ChatTemplate("x", bos="", eos="").render([], {"messages": []}, [])
+
+
+# What follows are the ways of templates of real families, in few words.
+FIRST_SYSTEM_ONLY = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('must be first') }}"
+    "{% endif %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+)
+ALTERNATING = (
+    "{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}S: {{ messages[0].content }}\n{% else %}"
+    "{% set rest = messages %}{% endif %}{% for m in rest %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+)
+LOSES_LATER_SYSTEMS = (
+    "{% if messages[0].role == 'system' %}[system] {{ messages[0].content }}\n{% endif %}"
+    "{% for m in messages %}{% if m.role != 'system' %}[{{ m.role }}] {{ m.content }}\n{% endif %}{% endfor %}"
+)
+LAST_SYSTEM_WINS = (
+    "{% set ns = namespace(s='') %}{% for m in messages %}{% if m.role == 'system' %}{% set ns.s = m.content %}"
+    "{% endif %}{% endfor %}[system] {{ ns.s }}\n"
+    "{% for m in messages %}{% if m.role != 'system' %}[{{ m.role }}] {{ m.content }}\n{% endif %}{% endfor %}"
+)
+LOSES_SYSTEMS = (
+    "{% for m in messages %}{% if m.role != 'system' %}[{{ m.role }}] {{ m.content }}\n{% endif %}{% endfor %}"
+)
+SYSTEMS = [
+    {"role": "system", "content": "one"}, {"role": "system", "content": "two"}, {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "b"}, {"role": "system", "content": "three"}, {"role": "user", "content": "c"},
+    {"role": "system", "content": "four"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("source", [FIRST_SYSTEM_ONLY, ALTERNATING, LOSES_LATER_SYSTEMS, LAST_SYSTEM_WINS])
+def test_later_system_messages_are_neither_lost_nor_refused(source: str) -> None:
+    text = render(source, SYSTEMS)
+    assert text.replace("S: ", "[system] ") == (
+        "[system] one\n\ntwo\n[user] a\n[assistant] b\n[user] three\n\nc\n\nfour\n"
+    )
+
+
+def test_a_system_message_that_would_be_lost_stands_before_what_the_user_says() -> None:
+    assert render(LOSES_SYSTEMS, SYSTEMS[:3]) == "[user] one\n\ntwo\n\na\n"
+    assert render(LOSES_SYSTEMS, SYSTEMS[:1]) == "[user] one\n"
+
+
+def test_a_template_that_shows_them_anywhere_gets_them_where_they_are() -> None:
+    source = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    assert render(source, SYSTEMS) == "".join(f"[{m['role']}] {m['content']}\n" for m in SYSTEMS)
+
+
+def calls(*names: str) -> list[dict[str, Any]]:
+    """Return a turn with these calls, and their results."""
+    made: list[dict[str, Any]] = [
+        {"id": f"call0000{n}", "type": "function", "function": {"name": name, "arguments": f'{{"k": "v{n}"}}'}}
+        for n, name in enumerate(names)
+    ]
+    results: list[dict[str, Any]] = [
+        {"role": "tool", "tool_call_id": c["id"], "content": f"r{n}"} for n, c in enumerate(made)
+    ]
+    return [{"role": "user", "content": "q"}, {"role": "assistant", "content": "so", "tool_calls": made}, *results]
+
+
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("f", "g")]
+ONE_CALL = (
+    "{{ tools | tojson if tools }}\n{% for m in messages %}{% if m.tool_calls %}{% if m.tool_calls | length != 1 %}"
+    "{{ raise_exception('only single tool-calls') }}{% endif %}{% set f = m.tool_calls[0].function %}"
+    "<{{ m.content }}{{ f.name }}{{ f.arguments | tojson }}>{% else %}<{{ m.role }} {{ m.content }}>{% endif %}"
+    "{% endfor %}"
+)
+SHOWS_NO_CALLS = (
+    "{% if tools %}<|tool_list_start|>{{ tools | tojson }}{% endif %}\n"
+    "{% for m in messages %}<{{ m.role }} {{ m.content }}>{% endfor %}"
+)
+
+
+def test_several_calls_are_one_by_one_where_a_template_takes_no_more() -> None:
+    text = ChatTemplate(ONE_CALL, bos="", eos="").render(calls("f", "g"), {}, TOOLS)
+    assert text.split("\n")[1] == '<user q><sof{"k": "v0"}><tool r0><g{"k": "v1"}><tool r1>'
+
+
+def test_calls_that_a_template_does_not_show_are_written_as_its_model_does() -> None:
+    template = ChatTemplate(SHOWS_NO_CALLS, bos="", eos="")
+    assert template.family.syntax.name == "lfm"
+    text = template.render(calls("f"), {}, TOOLS)
+    assert "<user q><assistant so<|tool_call_start|>[f(" in text
+    assert "v0" in text
+    assert text.endswith("<tool r0>")
+
+
+def test_a_template_that_goes_through_its_tools_unasked_works_without_any() -> None:
+    source = "{% for t in tools %}{{ t.function.name }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert render(source, [{"role": "user", "content": "a"}]) == "a"
+    assert ChatTemplate(source, bos="", eos="").render([{"role": "user", "content": "a"}], {}, TOOLS) == "fga"
+
+
+def test_a_template_may_fill_lists_of_its_own_and_dump_what_a_filter_gives() -> None:
+    source = (
+        "{% set ns = namespace(q=[]) %}{% set _ = ns.q.append('x') %}{% set _ = ns.q.append('y') %}{{ ns.q.pop(0) }}"
+        "{{ messages | map(attribute='role') | tojson }}"
+    )
+    assert render(source, [{"role": "user", "content": "a"}]) == 'x["user"]'
