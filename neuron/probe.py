@@ -18,6 +18,8 @@ from neuron.discovery import Gpu, ProbeReading, Xid
 from neuron.process.lifeline import attach
 
 MIB = 2**20
+DOUBLE_BIT_ECC = 48
+"""The Xid that comes with an ECC error which cannot be corrected."""
 _NVIDIA, _DISPLAY = "0x10de", "0x03"
 
 
@@ -34,7 +36,7 @@ class Probe:
         try:
             self._open()
             count = pynvml.nvmlDeviceGetCount()
-            devices = [_read_gpu(i) for i in range(count)]
+            devices = [gpu for i in range(count) if (gpu := _read_gpu(i)) is not None]
             return ProbeReading(
                 devices=devices, driver=_text(pynvml.nvmlSystemGetDriverVersion()), pci_gpus=pci_gpus, xids=self._xids()
             )
@@ -65,12 +67,21 @@ class Probe:
                 event = pynvml.nvmlEventSetWait_v2(self._events, 0)
             except pynvml.NVMLError_Timeout:
                 break
-            found.append(Xid(_text(pynvml.nvmlDeviceGetUUID(event.device)), int(event.eventData)))
+            is_ecc = event.eventType == pynvml.nvmlEventTypeDoubleBitEccError  # whose data is no Xid
+            uuid = _text(pynvml.nvmlDeviceGetUUID(event.device))
+            found.append(Xid(uuid, DOUBLE_BIT_ECC if is_ecc else int(event.eventData)))
         return found
 
 
-def _read_gpu(index: int) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+def _read_gpu(index: int) -> Gpu | None:
+    """Return what NVML says of a GPU; None for one that is gone from the bus, which says nothing of the others."""
+    try:
+        return _read_there(pynvml.nvmlDeviceGetHandleByIndex(index), index)
+    except pynvml.NVMLError_GpuIsLost:
+        return None
+
+
+def _read_there(handle: Any, index: int) -> Gpu:
     memory = _optional(pynvml.nvmlDeviceGetMemoryInfo, handle)
     load = _optional(pynvml.nvmlDeviceGetUtilizationRates, handle)
     power = _optional(pynvml.nvmlDeviceGetPowerUsage, handle)

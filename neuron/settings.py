@@ -72,6 +72,8 @@ class WatchdogSettings(Section, frozen=True, kw_only=True):
     """Between two signs of life without work."""
     term_s: Seconds = 2.0
     """Between SIGTERM and SIGKILL."""
+    stuck_s: Seconds = 5.0
+    """After SIGKILL, until a worker that is still there counts as one that cannot be killed."""
     release_s: Seconds = 20.0
     """For the device's memory to be seen free after a worker is gone."""
 

@@ -20,6 +20,7 @@ TOOLS = {
     "needs_prometheus": ("prometheus", "promtool"),
 }
 REQUIRE_TOOLS = "HELEXA_REQUIRE_TOOLS"
+LONG_TOO = "HELEXA_LONG"
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,14 @@ def leak_check() -> Iterator[None]:
     yield
     left = leaks.wait_for_none(before)
     assert not left, "left behind: " + "; ".join(left)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get(LONG_TOO):
+        return
+    long = [i for i in items if i.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [i for i in items if i not in long]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

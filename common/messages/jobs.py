@@ -166,6 +166,10 @@ class Job(Part, frozen=True, kw_only=True):
     """Fingerprint; where the file has another one, `resume_text` is tokenised instead."""
     resume_text: str = ""
     """What those tokens said."""
+    strikes: int = 0
+    """Workers that ended while they computed this job alone, as the last Failed has told."""
+    shared_deaths: int = 0
+    """Workers that ended while they computed it among others; the same."""
     answer: Literal["generated", "prompt"] = "generated"
     """`prompt`: the prompt itself as text and tokens, in one Rendered; no model is loaded for it."""
 
@@ -255,6 +259,9 @@ class FailedItem(Part, frozen=True, kw_only=True):
     param: str | None = None
     retriable: bool = False
     retry_after_ms: int | None = None
+    strikes: int = 0
+    """What is held against the job now; its next attempt carries it."""
+    shared_deaths: int = 0
 
 
 class RenderedItem(Part, frozen=True, kw_only=True):

@@ -144,3 +144,5 @@ class NodeState(Message, frozen=True, kw_only=True):
     """Models unloaded since the start, by why: `room`, `ttl`, `admin`."""
     events: list[LifecycleEvent] = []
     """Partial: those since the last push; full: the last ones, some of which may be known."""
+    poisoned: list[str] = []
+    """Fingerprints (common.poison) of requests that have ended workers, and are refused everywhere."""

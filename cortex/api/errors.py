@@ -31,6 +31,7 @@ TABLE: dict[Code, Row] = {
     Code.UNSUPPORTED_PARAMETER: _INVALID,
     Code.CONTEXT_LENGTH_EXCEEDED: _INVALID,
     Code.TEMPLATE_FAILED: _INVALID,
+    Code.POISONED_REQUEST: _INVALID,
     Code.INVALID_API_KEY: Row(401, "authentication_error", "authentication_error"),
     Code.PERMISSION_DENIED: Row(403, "permission_error", "permission_error"),
     Code.NOT_FOUND: Row(404, "invalid_request_error", "not_found_error"),

@@ -51,6 +51,10 @@ class Track:
         """Where the last fault happened."""
         self.patient_until = 0.0
         """Until then nothing is loaded elsewhere for this job: its neuron may be back."""
+        self.strikes = 0
+        """What neurons hold against it: workers that ended while they computed it alone,"""
+        self.shared_deaths = 0
+        """and among others."""
         self.retry: asyncio.TimerHandle | None = None
         self.is_over = False
         self.silent = 0
@@ -78,6 +82,8 @@ class Track:
             resume_tokens=self.delivery.resume_tokens,
             resume_vocabulary=self.delivery.resume_vocabulary,
             resume_text=self.delivery.resume_text,
+            strikes=self.strikes,
+            shared_deaths=self.shared_deaths,
         )
 
 

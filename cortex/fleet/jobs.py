@@ -22,12 +22,13 @@ from common.messages import (
     StartedItem,
     TokenItem,
 )
+from common.poison import fingerprint
 from cortex.fleet.calls import JobCall, Track
 from cortex.fleet.delivery import Verdict
 from cortex.fleet.link import JobEvent, Link
 from cortex.fleet.mailbox import Turn
 from cortex.fleet.placer import Placer
-from cortex.fleet.recovery import Kind, classify
+from cortex.fleet.recovery import Kind, Patience, classify
 from cortex.fleet.view import Node
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class JobClient:
         self.turn = Turn()
         self.tokens = 0
         """Received so far, of all jobs."""
-        self.placer = Placer(links, catalogue, clock, self._refused)
+        self.placer = Placer(links, catalogue, clock, self._refused, node_grace_s)
 
     def __len__(self) -> int:
         return len(self._tracks)
@@ -71,13 +72,26 @@ class JobClient:
 
         Where a model that nobody has is to be loaded is agreed on first, so these jobs are sent a moment later.
         """
+        if self._is_poisoned(jobs[0]):
+            text = "this request has ended the workers that computed it, and is refused for some minutes"
+            raise RequestError(Code.POISONED_REQUEST, text)
         call = JobCall(self, jobs, is_cold=jobs[0].answer == "generated" and not self.placer.is_loaded(jobs[0].model))
         self._tracks.update({t.job.id: t for t in call.tracks})
         error = self.placer.place(call.tracks)
-        if error is not None:
+        if isinstance(error, Patience):
+            self._refused(call.tracks, error)
+        elif error is not None:
             self.drop(call.tracks)
             raise error
         return call
+
+    def _is_poisoned(self, job: Job) -> bool:
+        """Say whether any neuron has told that such a request ends workers."""
+        known = [link.node.poisoned for link in self._links.values() if link.node.poisoned]
+        if not known:
+            return False
+        mark = fingerprint(job)
+        return any(mark in marks for marks in known)
 
     def drop(self, tracks: list[Track]) -> None:
         """Forget jobs, and abort them where they run."""
@@ -155,6 +169,8 @@ class JobClient:
             case TokenItem():
                 verdict = delivery.judge_tokens(item)
                 if verdict is Verdict.ACCEPT:
+                    if track.recovery.since is not None:
+                        call.record.note_resumed(track.job.id)
                     track.recovery.end()
                     if item.ids:
                         call.add(track, item)
@@ -166,6 +182,7 @@ class JobClient:
                 verdict = delivery.judge_end(item.attempt, item.total)
                 if verdict is Verdict.ACCEPT:
                     self._end(track)
+                    call.record.note_resumed(track.job.id)
                     for words in delivery.last_words:
                         call.add(track, words)
                     call.end(track, item)
@@ -174,6 +191,8 @@ class JobClient:
                 call.end(track, item)
                 return
             case FailedItem():
+                track.strikes = max(track.strikes, item.strikes)
+                track.shared_deaths = max(track.shared_deaths, item.shared_deaths)
                 retry_s = None if item.retry_after_ms is None else item.retry_after_ms / 1000
                 error = RequestError(
                     item.code, item.message, param=item.param, retriable=item.retriable, retry_after_s=retry_s
@@ -186,6 +205,12 @@ class JobClient:
             self._recover(
                 track, RequestError(Code.TOKENS_LOST, "part of the answer was lost on the way", retriable=True)
             )
+
+    def suspect(self, node: str, message: str) -> None:
+        """Have jobs whose model is hot elsewhere go on there; a neuron that comes back hears that they are gone."""
+        for track in [t for t in self._tracks.values() if t.node == node]:
+            if track.job.id in self._tracks and self.placer.is_hot_beside(track.job.model, node):
+                self._recover(track, RequestError(Code.NEURON_LOST, message, retriable=True))
 
     def lose(self, node: str, message: str) -> None:
         """Give up all jobs on a neuron that does not have them any more."""
@@ -219,7 +244,7 @@ class JobClient:
         track.delivery.begin_attempt()
         if kind is Kind.FAULT:
             log.warning("job is sent again", extra=self._fields(track, node=node, why=error.message))
-            track.call.record.recoveries += 1
+            track.call.record.note_fault(track.job.id)
             track.refusals.clear()
             track.failed_on = None if error.code is Code.TOKENS_LOST else node  # its KV is still there
             if error.code is Code.NEURON_LOST:
@@ -236,7 +261,8 @@ class JobClient:
         for track in tracks:
             if track.is_over:
                 return
-            if track.delivery.first is None and track.recovery.since is None:
+            is_new = track.delivery.first is None and track.recovery.since is None
+            if is_new and not isinstance(error, Patience):
                 track.call.fail(error)
             else:
                 self._try_later(track, error)

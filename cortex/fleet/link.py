@@ -58,6 +58,8 @@ REFUSED_S = 5.0
 REOPEN_S = 2.0
 """Between sockets to a neuron that takes no connection: after a refused handshake libzmq does not try again by itself,
 and the key may be authorised meanwhile."""
+CUT_TICKS = 2
+"""Looks at a connection that takes nothing, a quarter of a second apart, until it counts as cut."""
 QUIET_S = 1.0
 """After this much silence the neuron is asked for its health."""
 SUSPECT_S = 3.0
@@ -77,6 +79,9 @@ class Jobs(Protocol):
 
     def handle(self, node: str, event: JobEvent) -> None:
         """Take events of jobs from this neuron."""
+
+    def suspect(self, node: str, message: str) -> None:
+        """Take the jobs on this neuron elsewhere where that costs nothing."""
 
     def lose(self, node: str, message: str) -> None:
         """Give up all jobs on this neuron."""
@@ -121,6 +126,8 @@ class Link:
         self._is_greeted = False
         """A full state has answered the last Hello."""
         self._is_name_checked = False
+        self._unwritable = 0
+        """Looks in a row at a connection that would take nothing."""
         self._is_absence_told = False
         self._opened_at = self._heard_at = clock()
         self._hello_at = self._beat_at = self._complained_at = -1e9
@@ -166,11 +173,13 @@ class Link:
         elif now - self._beat_at >= BEAT_S:
             self._beat_at = now
             if not self._send(Beat(incarnation=self._hello.incarnation, jobs=self._jobs.live(node.name))):
-                self._suspect("the connection is cut")
-                node.is_cut = True
-                self._is_greeted = False  # the next connection is opened with Hello, whoever is at its other end
+                self._cut()
             elif now - self._heard_at >= QUIET_S:
                 self._send(Health(request=new_job_id()))
+        if self._is_greeted and self._channel is not None:
+            self._unwritable = 0 if self._channel.can_send() else self._unwritable + 1
+            if self._unwritable >= CUT_TICKS:
+                self._cut()
         silence_s = now - self._heard_at
         if silence_s >= LOST_S and node.link in (LinkState.UP, LinkState.SUSPECT):
             self._lose(f"silent for {silence_s:.0f} s")
@@ -262,6 +271,7 @@ class Link:
             log.info("neuron %s is back", self.node.name)
             self._history.note(self.node.name, "info", "neuron is back")
             self.node.link, self.node.error = LinkState.UP, None
+            self.node.missing_since = None
 
     def _handle(self, message: FromNeuron) -> None:
         match message:
@@ -325,7 +335,7 @@ class Link:
 
     def _introduce(self, state: NodeState) -> None:
         node = self.node
-        node.link, node.error = LinkState.UP, None
+        node.link, node.error, node.missing_since = LinkState.UP, None, None
         log.info(
             "neuron %s at %s answers", node.name, node.endpoint,
             extra=fields(version=state.version, devices=len(state.devices), models=len(state.models)),
@@ -346,17 +356,24 @@ class Link:
             self._history.note(node.name, "error", "neuron refuses this gateway", why)
             self._give_up(f"neuron {node.name} refuses this gateway")
 
+    def _cut(self) -> None:
+        """Take that the connection is gone: the next one is opened with Hello, whoever is at its other end."""
+        self.node.is_cut = True
+        self._is_greeted = False
+        self._suspect("the connection is cut")
+
     def _suspect(self, why: str) -> None:
         if self.node.link is LinkState.UP:
             log.warning("neuron %s is suspect: %s; it gets no new work", self.node.name, why)
             self._history.note(self.node.name, "warning", "neuron is suspect; it gets no new work", why)
-            self.node.link = LinkState.SUSPECT
+            self.node.link, self.node.missing_since = LinkState.SUSPECT, self._clock()
+            self._jobs.suspect(self.node.name, f"neuron {self.node.name} is suspect: {why}")
 
     def _lose(self, why: str) -> None:
         node = self.node
         log.error("neuron %s is lost: %s", node.name, why)
         self._history.note(node.name, "error", "neuron is lost", why)
-        node.link = LinkState.DOWN
+        node.link, node.missing_since = LinkState.DOWN, node.missing_since or self._clock()
         self._is_greeted = False
         self._give_up(f"neuron {node.name} is lost: {why}")
 

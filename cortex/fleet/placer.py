@@ -11,6 +11,7 @@ from cortex.fleet.calls import Track
 from cortex.fleet.claims import Claims
 from cortex.fleet.link import Link
 from cortex.fleet.listing import NO_NEURON_RETRY_S
+from cortex.fleet.recovery import Patience
 from cortex.fleet.view import Holders, Node
 
 SPREAD_S = 5.0
@@ -26,8 +27,13 @@ class Placer:
         catalogue: Catalogue,
         clock: Callable[[], float],
         refused: Callable[[list[Track], RequestError], None],
+        node_grace_s: float,
     ) -> None:
-        """`refused(tracks, error)` is called where it turns out only later that no neuron takes them."""
+        """`refused(tracks, error)` is called where it turns out only later that no neuron takes them.
+
+        `node_grace_s`: for so long nothing is loaded elsewhere because a neuron is missing.
+        """
+        self._node_grace_s = node_grace_s
         self._links = links
         self.adopt(catalogue)
         self._clock = clock
@@ -48,6 +54,11 @@ class Placer:
     def is_loaded(self, model: str) -> bool:
         """Return whether any neuron has a model loaded."""
         return any(n.resident[model].status == "loaded" for n in self._holders.of(model))
+
+    def is_hot_beside(self, model: str, node: str) -> bool:
+        """Return whether a neuron other than this one has a model loaded, and takes work."""
+        others = [n for n in self._holders.of(model) if n.name != node and routing.can_take_work(n)]
+        return any(n.resident[model].status == "loaded" for n in others)
 
     def tick(self) -> None:
         """Pass over registrars that do not answer."""
@@ -92,19 +103,32 @@ class Placer:
         first = tracks[0]
         lost = self._links.get(first.failed_on or "")
         if self._clock() < first.patient_until and not (lost and routing.can_take_work(lost.node)):
-            return RequestError(
-                Code.NO_HEALTHY_NEURON, "its neuron is lost; it may be back in a moment", retriable=True
-            )
+            return Patience(Code.NO_HEALTHY_NEURON, "its neuron is lost; it may be back in a moment", retriable=True)
         model, refused = first.job.model, frozenset(first.refusals)
         places = placement.rank(self._nodes(), model, self.profile(model))
         best = next((p for p in places if p.node not in refused), None)
         if best is None:
             return _explain(model, list(first.refusals.values()))
+        missing = self._missing_holder(model)
+        if missing is not None and first.job.answer == "generated":
+            text = f"neuron {missing} has model '{model}' and is lost; it may be back in a moment"
+            return Patience(Code.NO_HEALTHY_NEURON, text, retriable=True)
         if first.job.answer == "prompt":  # nothing is loaded for it: any neuron that has the file will do
             return None if self._send(tracks, best.node) else self._unreachable(tracks, best.node)
         if len(self._links) == 1:
             return self._load_at(tracks, best.node, best.need_mb)
         self._claims.ask(model, best.node, refused, lambda node: self._agreed(tracks, node, best.need_mb))
+        return None
+
+    def _missing_holder(self, model: str) -> str | None:
+        """Return a neuron that had the model when it was last heard of, and may soon be back."""
+        now = self._clock()
+        for node in self._nodes():
+            state, since = node.models.get(model), node.missing_since
+            if state is None or since is None or now - since >= self._node_grace_s or node.is_draining:
+                continue
+            if state.status in ("loaded", "recovering", "loading"):
+                return node.name
         return None
 
     async def agree(self, model: str) -> str:

@@ -28,6 +28,8 @@ class Record:
         self.cached_tokens = 0
         self.recoveries = 0
         """Times that a job of it was sent again after a fault."""
+        self.resumed = 0
+        """So many of these led on: to another token, or to the end."""
         self.gaps = [0] * (len(GAP_BOUNDS_S) + 1)
         """Tokens by the time since the one before."""
         self.gaps_s = 0.0
@@ -35,6 +37,8 @@ class Record:
         self.timings: Timings | None = None
         """Of its first job to end."""
         self._prompts: set[str] = set()
+        self._faults: dict[str, int] = {}
+        """By job: since its last token."""
         self._left: dict[str, int] = {}
         self._token_at: dict[str, float] = {}
 
@@ -63,6 +67,15 @@ class Record:
         if before is not None:
             self.gaps[bisect_left(GAP_BOUNDS_S, (now - before) / tokens)] += tokens
             self.gaps_s += now - before
+
+    def note_fault(self, job: str) -> None:
+        """Note that a job is sent again."""
+        self.recoveries += 1
+        self._faults[job] = self._faults.get(job, 0) + 1
+
+    def note_resumed(self, job: str) -> None:
+        """Note that a job goes on, or has ended well."""
+        self.resumed += self._faults.pop(job, 0)
 
     def end(self, job: str, item: EndedItem) -> None:
         """Note a job's good end."""

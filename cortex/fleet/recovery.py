@@ -9,7 +9,7 @@ from enum import Enum
 from common.errors import Code, RequestError
 
 FAULTS = 8
-"""Of one job over its whole life."""
+"""Of one job without a token between them: neurons that do not find out what ends their workers."""
 BACKOFF_S = 0.05
 """Before the second attempt since the last progress; doubles."""
 LONGEST_BACKOFF_S = 2.0
@@ -18,6 +18,10 @@ _ELSEWHERE = frozenset({
     Code.BUSY, Code.NO_CAPACITY, Code.MODEL_NOT_FOUND, Code.MODEL_LOADING_FAILED, Code.MODEL_UNLOADED,
     Code.SHUTTING_DOWN, Code.DEVICE_UNAVAILABLE,
 })  # fmt: skip
+
+
+class Patience(RequestError):
+    """Nothing takes the job now, but it is worth waiting: what has it may be back in a moment."""
 
 
 class Kind(Enum):
@@ -63,3 +67,4 @@ class Recovery:
     def end(self) -> None:
         """The job goes on."""
         self.since = None
+        self._faults = 0

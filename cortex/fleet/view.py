@@ -18,7 +18,7 @@ class LinkState(StrEnum):
     |---|---|---|
     | DOWN | no | failed as lost when it went down |
     | UP | yes | run |
-    | SUSPECT | no | left alone |
+    | SUSPECT | no | go on elsewhere where a replica is hot, else left alone |
     | REFUSED | no | none: another protocol, or a key it does not accept |
     """
 
@@ -48,6 +48,8 @@ class Node:
         self.link = LinkState.DOWN
         self.error: str | None = None
         """Why it was refused."""
+        self.missing_since: float | None = None
+        """When it was heard of too long ago, or its connection broke; the link's clock. None: it is there."""
         self.is_cut = False
         """Its connection is gone; what it held is no longer shown, though its jobs may yet be saved."""
         self.devices: dict[str, DeviceState] = {}
@@ -73,6 +75,11 @@ class Node:
     def is_draining(self) -> bool:
         """Whether it takes no new work by its own will."""
         return self._last is not None and self._last.state == "draining"
+
+    @property
+    def poisoned(self) -> list[str]:
+        """Fingerprints of requests that have ended its workers."""
+        return [] if self._last is None else self._last.poisoned
 
     @property
     def aliases(self) -> dict[str, str]:

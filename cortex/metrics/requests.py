@@ -45,7 +45,9 @@ class RequestMetrics:
         self.rejections = counter("rejections", "Requests that ended before any job began, by why.", "model", "reason")
         self.cancelled = counter("cancelled_requests", "Requests whose client went away.", *_WHERE)
         self.saved = counter("cancelled_tokens", "Tokens that such requests were still allowed.", *_WHERE)
-        self.recoveries = counter("recoveries", "Times that a job went on after a fault.", *_WHERE)
+        self.recoveries = counter(
+            "recoveries", "Times that a job was sent again after a fault, by what came of it.", *_WHERE, "outcome"
+        )
         self.cold = counter("cold_starts", "Requests for a model that nobody had loaded.", *_WHERE)
         self.prompt = counter("prompt_tokens", "Prompt tokens, cached ones included.", *_WHERE)
         self.cached = counter("cached_tokens", "Prompt tokens whose KV was there already.", *_WHERE)
@@ -97,8 +99,11 @@ class RequestMetrics:
         if record.prompt_tokens:
             self.prompt.labels(*where).inc(record.prompt_tokens)
             self.cached.labels(*where).inc(record.cached_tokens)
-        if record.recoveries:
-            self.recoveries.labels(*where).inc(record.recoveries)
+        if record.resumed:
+            self.recoveries.labels(*where, "resumed").inc(record.resumed)
+        if record.recoveries > record.resumed:
+            what = "client_gone" if is_cancelled else "failed"
+            self.recoveries.labels(*where, what).inc(record.recoveries - record.resumed)
         if is_cancelled:
             self.saved.labels(*where).inc(max(0, record.tokens_left))
         if record.is_cold:

@@ -10,10 +10,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
+from neuron.process import breadcrumb
+from neuron.process.breadcrumb import Trace
 from neuron.process.last_words import LastWords
 
 log = logging.getLogger(__name__)
+
+_FROM_OUTSIDE = {0, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
+"""What no defect of a program does to it: these signals, and the orderly exit that follows a SIGTERM."""
+_STANDING_STILL = "Tt"
 
 
 @dataclass(slots=True)
@@ -25,6 +33,22 @@ class _Running:
     name: str
     stderr: int
     """Read end."""
+    breadcrumb: int | None = None
+    """Where a worker leaves what it computes."""
+    is_ended_here: bool = False
+    """Whether it was sent a signal to end it."""
+    was_stopped: bool = False
+    """Whether it stood still (SIGSTOP, a debugger) when it was sent that signal."""
+
+
+class Exit(NamedTuple):
+    """How a child ended."""
+
+    cause: str
+    """In words: `signal SIGKILL`, `status 3`."""
+    is_outside: bool = False
+    """Somebody else than this program has ended it, or had stopped it."""
+    trace: Trace = Trace()
 
 
 class Children:
@@ -34,15 +58,22 @@ class Children:
     Watched by pidfd: uvloop refuses a SIGCHLD handler, and a pidfd cannot be confused with a recycled pid.
     """
 
-    def __init__(self, exited: Callable[[str, str, bool], None]) -> None:
-        """`exited(incarnation, cause, by_signal)`."""
+    def __init__(self, exited: Callable[[str, Exit], None]) -> None:
+        """`exited(incarnation, how)`."""
         self._loop = asyncio.get_running_loop()
         self._exited = exited
         self.last_words = LastWords()
         self._running: dict[str, _Running] = {}
 
     def spawn(
-        self, incarnation: str, module: str, name: str, arguments: list[str], environment: dict[str, str]
+        self,
+        incarnation: str,
+        module: str,
+        name: str,
+        arguments: list[str],
+        environment: dict[str, str],
+        *,
+        leaves_trace: bool = False,
     ) -> tuple[int, socket.socket]:
         """Start `python -m module`, its own process group; return its pid and our end of its line. Raises OSError.
 
@@ -52,6 +83,9 @@ class Children:
         hold, lifeline = os.pipe()
         words, stderr = os.pipe()
         ours, theirs = socket.socketpair()
+        crumb = breadcrumb.create() if leaves_trace else None
+        if crumb is not None:
+            arguments = ["--breadcrumb", str(crumb), *arguments]
         try:
             process = subprocess.Popen(
                 [
@@ -70,19 +104,21 @@ class Children:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                pass_fds=(hold, theirs.fileno()),
+                pass_fds=(hold, theirs.fileno(), *(() if crumb is None else (crumb,))),
                 start_new_session=True,
             )
         except OSError:
             os.close(lifeline)
             os.close(words)
             ours.close()
+            if crumb is not None:
+                os.close(crumb)
             raise
         finally:
             os.close(hold)
             os.close(stderr)
             theirs.close()
-        running = _Running(process, os.pidfd_open(process.pid), lifeline, name, words)
+        running = _Running(process, os.pidfd_open(process.pid), lifeline, name, words, crumb)
         self.last_words.listen(name, words)
         self._running[incarnation] = running
         self._loop.add_reader(running.pidfd, self._reap, incarnation)
@@ -93,6 +129,8 @@ class Children:
         running = self._running.get(incarnation)
         if running is None:
             return
+        running.is_ended_here = True
+        running.was_stopped |= process_state(running.process.pid) in _STANDING_STILL
         if hard:
             os.killpg(running.process.pid, signal.SIGKILL)
         else:
@@ -108,7 +146,19 @@ class Children:
         os.close(running.pidfd)
         os.close(running.lifeline)
         self.last_words.close(running.name, running.stderr)
-        if status < 0:
-            self._exited(incarnation, f"signal {signal.Signals(-status).name}", True)
-        else:
-            self._exited(incarnation, f"status {status}", False)
+        trace = Trace()
+        if running.breadcrumb is not None:
+            trace = breadcrumb.read(running.breadcrumb)
+            os.close(running.breadcrumb)
+        cause = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+        if running.was_stopped:
+            cause += ", after somebody had stopped it"
+        is_outside = running.was_stopped or (not running.is_ended_here and -status in _FROM_OUTSIDE)
+        self._exited(incarnation, Exit(cause, is_outside, trace))
+
+
+def process_state(pid: int) -> str:
+    """Return the letter of a process's state as ps shows it; empty for one that is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""

@@ -28,8 +28,9 @@ Happening = Literal[
     "memory-free",
     "timer",
 ]
-Outcome = Literal["came-up", "died", "ended", "quarantined"]
-"""What the owner must react to: `died` is an exit nobody asked for, `ended` one that was asked for."""
+Outcome = Literal["came-up", "died", "ended", "quarantined", "stuck"]
+"""What the owner must react to: `died` is an exit nobody asked for, `ended` one that was asked for, `stuck` the lack of
+one that was forced."""
 
 
 class UndefinedTransition(AssertionError):
@@ -85,6 +86,10 @@ class Child:
         self._asked_to_end = False
         self._rests = False
         """Whether it is to be idle once the present process is gone."""
+        self._verdict: str | None = None
+        """Why its device is to be left alone once the present process is gone."""
+        self._kills = 0
+        """SIGKILLs that it was sent."""
         self._story: deque[str] = deque(maxlen=20)
         self._out: list[Instruction] = []
         self._outcome: Outcome | None = None
@@ -103,6 +108,16 @@ class Child:
     def is_resting(self) -> bool:
         """Whether it has no process, or soon none, for want of something to do."""
         return self._rests and not self._wanted
+
+    @property
+    def is_condemned(self) -> bool:
+        """Whether the device, not what was computed, is why it ends."""
+        return self._verdict is not None
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it cannot be killed, since the driver keeps it in the kernel: nothing can be placed there."""
+        return self.state is State.KILLING and self._kills > 1
 
     def handle(self, what: Happening, now: float, *, detail: str = "") -> tuple[list[Instruction], Outcome | None]:
         """Apply what happened; return instructions and what the owner must react to.
@@ -129,6 +144,11 @@ class Child:
             self.steps = steps
             if steps > 0:
                 self._deaths_in_row = 0
+
+    def note_pulse(self, now: float, steps: int, phase: str) -> None:
+        """Record what a worker says of itself: at work only another step, or another phase, is progress."""
+        is_progress = phase not in ("prefill", "decode") or phase != self.phase or steps != self.steps
+        self.note_progress(now if is_progress else self.seen_at, steps=steps, phase=phase)
 
     def stalled_for(self, now: float) -> float | None:
         """Return the seconds without progress if they exceed the phase's limit, else None."""
@@ -161,6 +181,7 @@ class Child:
         self.pid, self.steps, self.phase, self.seen_at, self.reason = None, 0, "starting", now, None
         self.cycles = self.tokens = 0
         self._wanted, self._asked_to_end, self._rests = True, False, False
+        self._verdict, self._kills = None, 0
         self._out += [CancelTimer(self.timer), Spawn(self.role, self.name, self.incarnation)]
 
     def _come_up(self, now: float, detail: str) -> None:
@@ -196,11 +217,28 @@ class Child:
         self._out += [Kill(self.incarnation, hard=False), SetTimer(self.timer, now + self._watchdog.term_s)]
 
     def _kill(self, now: float, detail: str) -> None:
-        self._out.append(Kill(self.incarnation, hard=True))
+        self._kills += 1
+        self._out += [Kill(self.incarnation, hard=True), SetTimer(self.timer, now + self._watchdog.stuck_s)]
+        if self._kills == 2:
+            self.reason = f"its {self.role}, pid {self.pid}, cannot be killed: it hangs in the driver; reboot"
+            self._outcome = "stuck"
+            self._say("error", f"{self.role} cannot be killed", why=self.reason)
+
+    def _condemn_alive(self, now: float, detail: str) -> None:
+        self._verdict = detail
+        self._terminate(now)
+
+    def _condemn_later(self, now: float, detail: str) -> None:
+        self._verdict = self._verdict or detail
 
     def _let_go(self, now: float, detail: str) -> None:
         """Stop wanting a process whose end is under way."""
         self._wanted, self._asked_to_end, self._rests = False, True, False
+
+    def _drain_ending(self, now: float, detail: str) -> None:
+        """Stop wanting it, and leave its device to who drains it."""
+        self._let_go(now, detail)
+        self._verdict = None
 
     def _want_again(self, now: float, detail: str) -> None:
         self._wanted = True
@@ -222,6 +260,9 @@ class Child:
 
     def _release(self, now: float, detail: str) -> None:
         self._out.append(CancelTimer(self.timer))
+        if self._verdict is not None:
+            self._quarantine(now, self._verdict)
+            return
         if not self._wanted:
             self.state, self.reason = (State.IDLE if self._rests else State.STOPPED), None
             return
@@ -272,6 +313,14 @@ class Child:
         (State.STOPPED, "stop"): _ignore,
         (State.STOPPED, "drain"): _ignore,
         (State.STOPPED, "undrain"): _spawn,
+        (State.IDLE, "condemn"): _condemn,
+        (State.STARTING, "condemn"): _condemn_alive,
+        (State.READY, "condemn"): _condemn_alive,
+        (State.DRAINING, "condemn"): _condemn_alive,
+        (State.KILLING, "condemn"): _condemn_later,
+        (State.RELEASING, "condemn"): _condemn_later,
+        (State.BACKOFF, "condemn"): _condemn,
+        (State.QUARANTINED, "condemn"): _ignore,
         (State.IDLE, "start"): _spawn,
         (State.IDLE, "restart"): _spawn,
         (State.IDLE, "drain"): _stay_down,
@@ -302,7 +351,7 @@ class Child:
         (State.DRAINING, "exited"): _exit,
         (State.KILLING, "timer"): _kill,
         (State.KILLING, "hello"): _ignore,
-        (State.KILLING, "drain"): _let_go,
+        (State.KILLING, "drain"): _drain_ending,
         (State.KILLING, "stop"): _let_go,
         (State.KILLING, "restart"): _want_again,
         (State.KILLING, "start"): _want_again,
@@ -310,7 +359,7 @@ class Child:
         (State.KILLING, "exited"): _exit,
         (State.RELEASING, "memory-free"): _release,
         (State.RELEASING, "timer"): _keep_memory_quarantined,
-        (State.RELEASING, "drain"): _let_go,
+        (State.RELEASING, "drain"): _drain_ending,
         (State.RELEASING, "stop"): _let_go,
         (State.RELEASING, "restart"): _want_again,
         (State.RELEASING, "start"): _want_again,

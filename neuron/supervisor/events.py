@@ -36,7 +36,12 @@ class ChildExited:
     incarnation: str
     cause: str
     """In words: `signal SIGKILL`, `status 3`."""
-    by_signal: bool = False
+    is_outside: bool = False
+    """Somebody else than this program has ended it, or had stopped it: nobody here is to blame."""
+    steps: int = 0
+    """That a worker had completed."""
+    named: tuple[str, ...] = ()
+    """Jobs that a worker computed at that moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +109,18 @@ class TimerFired:
 
 
 @dataclass(frozen=True, slots=True)
+class Woken:
+    """The host has slept: what the driver and the GPUs held may be gone."""
+
+    slept_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class StopAsked:
     """SIGTERM or SIGINT. The second one ends everything at once."""
 
 
 Event = (
     Started | ChildSpawned | ChildExited | WorkerSaid | PrepSaid | ProbeRead | PeerSaid | PeerLost | SourceResolved
-    | ModelsFound | TimerFired | StopAsked
+    | ModelsFound | TimerFired | Woken | StopAsked
 )  # fmt: skip

@@ -5,11 +5,12 @@ from dataclasses import replace
 from common.errors import Code
 from common.messages import Done, Refused, WorkerHello
 from neuron.discovery import ProbeReading, worker_backend_problem
+from neuron.supervisor import events
 from neuron.supervisor.admin import Admin
 from neuron.supervisor.child import Child, Happening
 from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import Inspection
-from neuron.supervisor.instructions import Spawn
+from neuron.supervisor.instructions import Instruction, Spawn
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.states import State
 from neuron.supervisor.traffic import Traffic
@@ -40,28 +41,50 @@ class Family:
         """Return the child whose present life this is; news of an earlier life are late and dropped."""
         return next((c for c in self.children() if c.incarnation == incarnation), None)
 
+    def exited(self, child: Child, event: events.ChildExited) -> None:
+        """Take the end of a child's process."""
+        host = self._host
+        if child.role != "worker":
+            self.happen(child, "exited", event.cause)
+            return
+        device = child.name
+        child.note_progress(host.now, steps=max(child.steps, event.steps))
+        instructions, outcome = child.handle("exited", host.now, detail=event.cause)
+        host.is_dirty = True
+        # Before a new worker is spawned: its jobs end, its models wait for it.
+        is_fault = outcome == "died" and not event.is_outside and not child.is_condemned
+        self._traffic.worker_died(device, event.cause, event.named if is_fault else ())
+        culprit = self._placement.worker_died(device, event.cause, is_fault=is_fault)
+        if culprit is not None:
+            self._traffic.replica_lost(culprit)
+        host.hellos.pop(device, None)
+        host.say("info" if outcome == "ended" else "warning", "worker ended", device=device, cause=event.cause)
+        self._carry_out(instructions)
+        if child.state in (State.QUARANTINED, State.STOPPED) and not host.is_regrouping(device):
+            self._worker_stays_down(child)
+
+    def _carry_out(self, instructions: list[Instruction]) -> None:
+        """Pass instructions on; a worker is told which devices it owns."""
+        host = self._host
+        host.out += [
+            replace(i, devices=tuple(host.members(i.name))) if isinstance(i, Spawn) and i.role == "worker" else i
+            for i in instructions
+        ]
+
     def happen(self, child: Child, what: Happening, detail: str = "") -> None:
         """Move a child on, and let the parts react to what that means."""
         instructions, outcome = child.handle(what, self._host.now, detail=detail)
         host = self._host
         host.is_dirty = True
-        if what == "exited" and child.role == "worker":
-            # Before a new worker is spawned: its jobs end, its models wait for it.
-            self._traffic.worker_died(child.name, detail)
-            culprit = self._placement.worker_died(child.name, detail)
-            if culprit is not None:
-                self._traffic.replica_lost(culprit)
-            host.hellos.pop(child.name, None)
-            host.say("warning" if outcome == "died" else "info", "worker ended", device=child.name, cause=detail)
-        elif what == "exited" and child.role == "prep":
+        if what == "exited" and child.role == "prep":
             host.say("warning" if outcome == "died" else "info", "prep ended", cause=detail)
             self._traffic.prep_died()
-        host.out += [
-            replace(i, devices=tuple(host.members(i.name))) if isinstance(i, Spawn) and i.role == "worker" else i
-            for i in instructions
-        ]
+        self._carry_out(instructions)
         if child.role == "worker":
-            if outcome == "came-up":
+            if outcome == "stuck":
+                self._traffic.worker_died(child.name, "it cannot be killed", ())
+                self._worker_stays_down(child)
+            elif outcome == "came-up":
                 self._worker_came_up(child)
             elif child.state in (State.QUARANTINED, State.STOPPED) and not host.is_regrouping(child.name):
                 self._worker_stays_down(child)
@@ -105,7 +128,11 @@ class Family:
                 host.owners.pop(device, None)
             for device in others:
                 self.happen(host.workers[device], "start", f"{child.name} does not serve")
-        for model in self._placement.park(child.name):
+        lost = self._placement.park(child.name)
+        if child.state is State.QUARANTINED or child.is_stuck:
+            for model in lost:
+                self._placement.move(model)
+        for model in lost:
             self._traffic.replica_lost(model)
         for peer, request in self._admin.device_drains.pop(child.name, []):
             host.tell(peer, Done(request=request, text=f"{child.name} is drained, its worker has ended"))
@@ -143,6 +170,17 @@ class Family:
         for uuid, worker in self._host.workers.items():
             if worker.state is State.RELEASING and self._is_memory_free(uuid, reading):
                 self.happen(worker, "memory-free")
+
+    def wake(self, slept_s: float) -> None:
+        """After a sleep of the host: probe the GPUs anew, and serve with no process that has slept on one."""
+        host = self._host
+        because = f"the host has slept for {slept_s:.0f} s"
+        host.say("warning", because)
+        host.reading = None
+        gpus = [w for d, w in host.workers.items() if host.devices[d].kind == "cuda"]
+        for child in [host.probe, *gpus]:
+            if child.is_alive:
+                self.happen(child, "restart", because)
 
     def timer_fired(self, key: str) -> None:
         """Move the child on whose timer this is; one that was set for an earlier state is void."""

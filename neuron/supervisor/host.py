@@ -14,6 +14,7 @@ from neuron.memory.ledger import Ledger
 from neuron.memory.residency import Model, Replica, Want
 from neuron.settings import NeuronSettings
 from neuron.supervisor.child import Child
+from neuron.supervisor.inquest import Inquest
 from neuron.supervisor.instructions import Instruction, Say, SendChild, SendPeer, SetTimer
 from neuron.supervisor.journal import Journal
 from neuron.supervisor.states import State
@@ -62,6 +63,7 @@ class Host:
     journal: Journal = field(default_factory=Journal)
     pace: Pace = field(default_factory=Pace)
     peers: Peers = field(default_factory=Peers)
+    inquest: Inquest = field(default_factory=Inquest)
     hellos: dict[str, WorkerHello] = field(default_factory=dict)
     """By device: what its present worker reported."""
     problems: dict[str, str] = field(default_factory=dict)
@@ -83,6 +85,8 @@ class Host:
     draining: bool = False
     stopping: bool = False
     reading: ProbeReading | None = None
+    driver_problem: str | None = None
+    """Why nothing that the GPUs' driver has told can be relied on."""
     undecodable: int = 0
     now: float = 0.0
     """Monotonic seconds, of the event in progress."""
@@ -167,7 +171,8 @@ class Host:
         if device not in self.workers or device in self.problems or device in self.draining_devices:
             return False
         down = (State.STOPPED, State.DRAINING, State.QUARANTINED)
-        return self.worker(device).state not in down or self.is_regrouping(device)
+        worker = self.worker(device)
+        return (worker.state not in down and not worker.is_stuck) or self.is_regrouping(device)
 
     def why_not(self, device: str) -> str | None:
         """Return why the device does not serve, None if it does."""

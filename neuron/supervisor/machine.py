@@ -46,6 +46,7 @@ from neuron.settings import NeuronSettings
 from neuron.supervisor import events
 from neuron.supervisor.admin import Admin
 from neuron.supervisor.child import Child, UndefinedTransition
+from neuron.supervisor.driver_watch import DriverWatch
 from neuron.supervisor.family import Family
 from neuron.supervisor.finds import Finds
 from neuron.supervisor.herald import Herald
@@ -64,6 +65,8 @@ from neuron.supervisor.upkeep import Upkeep
 
 SWEEP_S = 0.25
 """Between looks at budgets, leases and stalls."""
+ABSENCE_S = 1.0
+"""A sweep that comes so late says that this process did not run meanwhile."""
 PROBE_SILENCE_S = 3.0
 """The probe says a line a second; NVML may hang in the driver."""
 
@@ -119,9 +122,11 @@ class Machine:
         self._upkeep = Upkeep(host, self._family)
         self._herald = Herald(host, self._admin)
         self._ownership = Ownership(host, self._family, self._placement, self._traffic)
+        self._driver = DriverWatch(host, self._family)
         self._finds = Finds(host, self._inspection)
         self._reception = Reception(host, self._publisher, self._traffic, self._placement)
         self._strict = strict
+        self._swept_at: float | None = None
         for profile in catalogue.models:
             self._inspection.adopt(profile, own=True)
 
@@ -161,10 +166,10 @@ class Machine:
                 if child is not None:
                     child.pid = pid
                     host.is_dirty = True
-            case events.ChildExited(incarnation, cause):
-                child = self._family.find(incarnation)
+            case events.ChildExited():
+                child = self._family.find(event.incarnation)
                 if child is not None and child.is_alive:
-                    self._family.happen(child, "exited", cause)
+                    self._family.exited(child, event)
             case events.WorkerSaid(incarnation, gateway, message):
                 child = self._family.find(incarnation)
                 if child is not None and child.role == "worker" and child.is_alive:
@@ -187,6 +192,8 @@ class Machine:
                 self._finds.update(found)
             case events.TimerFired(key):
                 self._timer_fired(key)
+            case events.Woken(slept_s):
+                self._family.wake(slept_s)
             case events.StopAsked():
                 self._stop()
 
@@ -215,15 +222,17 @@ class Machine:
 
     def _worker_said(self, child: Child, gateway: str, message: FromWorker) -> None:
         host, device = self.host, child.name
-        child.note_progress(host.now)
+        if not isinstance(message, Pulse):
+            child.note_progress(host.now)
         match message:
             case WorkerHello():
                 self._family.greet(child, message)
             case Pulse():
                 host.is_dirty |= child.phase != message.phase
-                child.note_progress(host.now, steps=message.steps, phase=message.phase)
+                child.note_pulse(host.now, message.steps, message.phase)
                 child.tokens = message.tokens
                 self._placement.note_loads(device, message.lanes)
+                self._traffic.note_step(device, message.steps, message.phase)
             case JobsStarted() | Ended() | Failed():
                 self._traffic.worker_said(device, gateway, message)
             case LoadProgress():
@@ -278,6 +287,7 @@ class Machine:
         if host.reading != reading:
             host.reading = reading
             host.is_dirty |= bool(reading.devices)
+        self._driver.read(reading)
         self._family.release(reading)
 
     def _peer_said(self, peer: str, message: ToNeuron) -> None:
@@ -334,7 +344,9 @@ class Machine:
 
     def _sweep(self) -> None:
         host = self.host
+        self._forgive_own_absence()
         self._traffic.sweep()
+        host.is_dirty |= host.inquest.expire(host.now)
         self._upkeep.sweep()
         self._ownership.sweep()
         self._herald.sweep()
@@ -344,8 +356,20 @@ class Machine:
             silence = child.stalled_for(host.now)
             if silence is not None:
                 self._family.happen(child, "stalled", f"no progress for {silence:.1f} s in phase {child.phase}")
+                if child is host.probe:
+                    self._driver.fall_silent()
         if host.prep.state is State.READY and self._traffic.is_prep_stalled():
             self._family.happen(host.prep, "stalled", "it owes an answer for too long")
+
+    def _forgive_own_absence(self) -> None:
+        """Hold no silence against others that was this process's own: it was stopped, or its loop was blocked."""
+        late_s = self.host.now - self._swept_at - SWEEP_S if self._swept_at is not None else 0.0
+        self._swept_at = self.host.now
+        if late_s > ABSENCE_S:
+            self.host.say("warning", f"this process stood still for {late_s:.1f} s")
+            self.host.peers.forgive(late_s)
+            for child in self._family.children():
+                child.seen_at += late_s
 
     def _settle(self) -> None:
         """Finish what waited for the last job: unloads, device drains, the node's drain, the stop."""
@@ -390,5 +414,5 @@ class Machine:
         for child in self._family.children():
             if child.state not in (State.STOPPED, State.KILLING, State.RELEASING):
                 self._family.happen(child, "stop", "the neuron is stopping")
-        if not any(c.is_alive for c in self._family.children()):
+        if not any(c.is_alive and not c.is_stuck for c in self._family.children()):
             self.host.out.append(Exit(0))

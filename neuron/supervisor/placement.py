@@ -30,8 +30,6 @@ LEAVES = {"room": "another model needs its memory", "ttl": "nobody used it for i
 KEPT_MB = 512
 """Less than this, or than a tenth of a model, is other programs' doing, or the driver's own: the first load of a worker
 brings kernels and work areas onto the device, which stay."""
-OUTSIDE_SIGNALS = frozenset({"signal SIGKILL", "signal SIGTERM"})
-"""Causes of a death that come from without, and accuse nobody."""
 
 
 class Placement:
@@ -131,7 +129,7 @@ class Placement:
         )
 
     def worker_came_up(self, owner: str) -> None:
-        """Load again at once what was resident on its devices, pinned by the preload first, then by age."""
+        """Load again at once what was resident: who is pinned first, then by class, preload and last use."""
         host, devices = self._host, self._host.members(owner)
         for device in devices:
             for model_id in host.parked.pop(device, []):
@@ -140,15 +138,30 @@ class Placement:
         for model_id in self._preload & set(host.models):
             if host.models[model_id].facts is not None:
                 self.load_again(host.models[model_id])
-        resident = host.residents(*devices)
-        first = host.settings.preload
-        resident.sort(key=lambda pair: first.index(pair[0].id) if pair[0].id in first else len(first))
-        for model, replica in resident:
+        for model, replica in self._by_rank(host.residents(*devices)):
             if replica.status in ("recovering", "loading") and not host.is_regrouping(owner):
                 self._send_load(model, replica)
 
-    def worker_died(self, owner: str, cause: str) -> Model | None:
+    def _by_rank(self, residents: list[tuple[Model, Replica]]) -> list[tuple[Model, Replica]]:
+        """Return replicas in the order in which they are to be back."""
+        first = [self._host.aliases.get(name, name) for name in self._host.settings.preload]
+
+        def rank(resident: tuple[Model, Replica]) -> tuple[bool, int, int, float]:
+            model, replica = resident
+            place = first.index(model.id) if model.id in first else len(first)
+            return not model.pinned, -model.profile.residency_priority, place, -replica.used_at
+
+        return sorted(residents, key=rank)
+
+    def move(self, model: Model) -> None:
+        """Load a model that has lost its device elsewhere on this host, where nobody has to give way for it."""
+        if not model.is_coming() and not model.draining and model.fault is None:
+            self.load_again(model)
+
+    def worker_died(self, owner: str, cause: str, *, is_fault: bool) -> Model | None:
         """Mark what the worker held as recovering; an unload that was under way is done.
+
+        `is_fault`: it ended by itself, or hung; a kill from outside, or one that was asked for, blames no model.
 
         Returns the model whose load is to blame, if it is: it is not tried again, so that one bad file does not take
         one device after another out of service.
@@ -156,7 +169,7 @@ class Placement:
         devices = self._host.members(owner)
         for device in devices:
             self._host.ledger.restore(device)
-        culprit = self._loading_at_death(owner, cause)
+        culprit = self._loading_at_death(owner) if is_fault else None
         for model, replica in self._host.residents(*devices):
             if replica.status == "unloading" or replica.leaving:
                 self._remove(model, replica, f"{model.id} is unloaded from {replica.place}: its worker ended")
@@ -175,13 +188,13 @@ class Placement:
             ),
         )
 
-    def _loading_at_death(self, owner: str, cause: str) -> Model | None:
-        """Strike and return the model that a worker was loading when it ended by itself; a kill strikes nobody."""
+    def _loading_at_death(self, owner: str) -> Model | None:
+        """Strike and return the model that a worker was loading when it ended."""
         host = self._host
         has_begun = owner in host.hellos  # before its hello a worker is not asked to load anything
         residents = host.residents(*host.members(owner))
         loading = [(m, r) for m, r in residents if r.status == "loading"]
-        if not loading or not has_begun or cause in OUTSIDE_SIGNALS or host.is_regrouping(owner):
+        if not loading or not has_begun or host.is_regrouping(owner):
             return None
         is_loading = host.workers[owner].phase in ("loading", "warming")
         if not is_loading and any(r.running for _, r in residents):
@@ -194,7 +207,7 @@ class Placement:
     def park(self, device: str) -> list[Model]:
         """Take everything off a device that stays down; return the models that have lost a replica."""
         host = self._host
-        lost = host.residents(device)
+        lost = self._by_rank(host.residents(device))
         parked = host.parked.setdefault(device, [])
         parked += [m.id for m, r in lost if r.status != "unloading" and m.id not in parked]
         for model, replica in lost:

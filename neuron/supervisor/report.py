@@ -110,6 +110,7 @@ def node_state(host: Host, seq: int) -> NodeState:
         models=[model_state(host, m) for m in host.models.values()],
         aliases=host.aliases,
         evictions=dict(host.evictions),
+        poisoned=host.inquest.convicted,
     )
 
 
@@ -135,7 +136,7 @@ def change(before: NodeState, after: NodeState, events: Sequence[LifecycleEvent]
     changed_devices = [d for d in after.devices if devices.get(d.uuid) != d]
     changed_models = [m for m in after.models if models.get(m.id) != m]
     gone = [m for m in models if m not in {m.id for m in after.models}]
-    head_changed = (before.state, before.build, before.aliases) != (after.state, after.build, after.aliases)
+    head_changed = any(getattr(before, n) != getattr(after, n) for n in ("state", "build", "aliases", "poisoned"))
     if not (changed_devices or changed_models or gone or head_changed or events):
         return None
     return NodeState(
@@ -152,6 +153,7 @@ def change(before: NodeState, after: NodeState, events: Sequence[LifecycleEvent]
         aliases=after.aliases,
         evictions=after.evictions,
         events=list(events),
+        poisoned=after.poisoned,
     )
 
 
@@ -162,6 +164,8 @@ def health(host: Host) -> tuple[Literal["ok", "impaired", "degraded"], list[str]
     if host.prep.state is not State.READY:
         reasons.append(f"the prep process is {host.prep.state}")
     reasons += [f"model {m.id}: {m.fault}" for m in host.models.values() if m.fault]
+    if host.driver_problem is not None:
+        reasons.append(host.driver_problem)
     if host.draining:
         reasons.append("the node is draining")
     if not serving or host.draining:

@@ -1,5 +1,7 @@
 """The way of a job through this host: accepted, prepared, queued, running, ended. Each ends in exactly one message."""
 
+from collections.abc import Collection
+
 from msgspec import structs
 
 from common.errors import Code, overflow
@@ -13,7 +15,6 @@ from common.messages import (
     Failed,
     FailedItem,
     Job,
-    JobKey,
     Prepare,
     Prepared,
     Refused,
@@ -24,6 +25,7 @@ from common.messages import (
     StartedItem,
     Task,
 )
+from neuron.broker.failures import failure, lost_job, poisoned
 from neuron.broker.jobs import Entry
 from neuron.memory.residency import Model, Replica
 from neuron.supervisor.host import Host
@@ -66,16 +68,18 @@ class Traffic:
         host = self._host
         model = host.models.get(job.model)
         if host.stopping or host.draining:
-            return _failure(job, Code.SHUTTING_DOWN, "this neuron takes no new work", retriable=True)
+            return failure(job, Code.SHUTTING_DOWN, "this neuron takes no new work", retriable=True)
         if model is None:
-            return _failure(job, Code.MODEL_NOT_FOUND, f"model '{job.model}' is not known here", param="model")
+            return failure(job, Code.MODEL_NOT_FOUND, f"model '{job.model}' is not known here", param="model")
         if model.draining:
-            return _failure(job, Code.MODEL_UNLOADED, f"model '{model.id}' is being drained here", retriable=True)
+            return failure(job, Code.MODEL_UNLOADED, f"model '{model.id}' is being drained here", retriable=True)
+        if host.inquest.is_convicted(job):
+            return poisoned(job)
         queued = host.jobs.waiting(model.id)
         if not host.jobs.may_wait(model.id, job.principal, host.settings.queue_limit, job.priority):
             slots = max(1, len(model.replicas)) * model.profile.parallel
             wait_ms = host.pace.queue_wait_ms(model.id, queued, slots, is_loaded=model.status == "loaded")
-            return _failure(job, Code.BUSY, f"{queued} requests are waiting for model '{model.id}'", retriable=True,
+            return failure(job, Code.BUSY, f"{queued} requests are waiting for model '{model.id}'", retriable=True,
                             retry_after_ms=wait_ms)  # fmt: skip
         return None
 
@@ -183,7 +187,13 @@ class Traffic:
                 if r.running < r.plan.parallel
                 and host.worker(r.device).state is State.READY
                 and not host.is_held(r.device)
+                and host.inquest.is_open(host.owner(r.device), entry.job)
             ]
+            if host.inquest.needs_trial(entry.job):
+                owners = {host.owner(r.device): r for r in model.serving()}
+                host.inquest.reserve(owners, entry.job)
+                alone = [o for o in owners if host.inquest.is_alone(o, entry.job) and not self._unproven(o)]
+                free = [r for r in free if host.owner(r.device) in alone]
             if not free:
                 return
             chain = entry.job.prefix_chain
@@ -268,14 +278,36 @@ class Traffic:
                 replica.running -= 1
                 replica.used_at, replica.has_served = host.now, True
             self.dispatch(model)
+        if host.inquest.end(entry.job.id):
+            self._dispatch_all()
+
+    def _dispatch_all(self) -> None:
+        for model in self._host.models.values():
+            if model.replicas:
+                self.dispatch(model)
+
+    def _running_at(self, owner: str) -> list[Entry]:
+        """Return the jobs that a worker runs."""
+        return [e for device in self._host.members(owner) for e in self._host.jobs.running_on(device)]
+
+    def _unproven(self, owner: str) -> list[Entry]:
+        """Return the running jobs that a worker's death would leave in doubt."""
+        return [e for e in self._running_at(owner) if not self._host.inquest.is_proven(e.job)]
+
+    def note_step(self, owner: str, steps: int, phase: str) -> None:
+        """Take a worker's progress: a job that had to run alone may have shown that it computes."""
+        running = self._unproven(owner)
+        job = running[0].job.id if len(running) == 1 else None
+        if self._host.inquest.note_step(owner, job, steps, is_decoding=phase == "decode"):
+            self._dispatch_all()
 
     def fail(
         self, entry: Entry, code: Code, message: str, *, retriable: bool = False, retry_after_ms: int | None = None
     ) -> None:
         """End a job with an error."""
         self._end(entry)
-        failure = _failure(entry.job, code, message, retriable=retriable, retry_after_ms=retry_after_ms)
-        self._host.tell(entry.gateway, Failed(items=[failure]))
+        item = failure(entry.job, code, message, retriable=retriable, retry_after_ms=retry_after_ms)
+        self._host.tell(entry.gateway, Failed(items=[item]))
 
     def abort(self, entry: Entry) -> None:
         """End a job nobody waits for, without a word."""
@@ -325,13 +357,34 @@ class Traffic:
         lost = [k for k in message.jobs if self._host.jobs.find_of(peer, k.job) is None]
         if lost:
             # Its end, or its Submit, went under in a broken connection, or has crossed this Beat.
-            self._host.tell(peer, Failed(items=[_lost(key) for key in lost]))
+            self._host.tell(peer, Failed(items=[lost_job(key) for key in lost]))
 
-    def worker_died(self, owner: str, cause: str) -> None:
-        """End the jobs that had a slot there. Queued ones wait for the worker's return."""
-        for device in self._host.members(owner):
-            for entry in self._host.jobs.running_on(device):
-                self.fail(entry, Code.WORKER_DIED, f"the worker of {device} ended ({cause})", retriable=True)
+    def worker_died(self, owner: str, cause: str, named: Collection[str]) -> None:
+        """End the jobs that had a slot there; `named` are those whose computation has ended it.
+
+        Queued ones wait for the worker's return, but for what has just been found out to end workers.
+        """
+        host = self._host
+        ended = self._running_at(owner)
+        findings = host.inquest.blame([e.job for e in ended if e.job.id in named], host.now)
+        for entry in ended:
+            found = findings.get(entry.job.id)
+            if found is None or not found.is_convicted:
+                text = f"the worker of {owner} ended ({cause})"
+                item = failure(entry.job, Code.WORKER_DIED, text, retriable=True, found=found)
+            else:
+                item = poisoned(entry.job)
+                host.say("error", "request is refused: it ends workers", job=entry.job.id, device=owner,
+                         request_id=entry.job.request_id)  # fmt: skip
+            self._end(entry)
+            host.tell(entry.gateway, Failed(items=[item]))
+        if any(f.is_convicted for f in findings.values()):
+            for entry in [e for e in host.jobs.entries() if host.inquest.is_convicted(e.job)]:
+                self._stop_running(entry)
+                self._end(entry)
+                host.tell(entry.gateway, Failed(items=[poisoned(entry.job)]))
+        if host.inquest.close_device(owner):
+            self._dispatch_all()
 
     def settle(self, model: Model) -> None:
         """Unload the leaving replicas whose last job has ended; afterwards serve what has come since."""
@@ -379,33 +432,3 @@ class Traffic:
         for entry in sorted(self._host.jobs.entries(), key=lambda e: e.state == "running"):
             self._stop_running(entry)
             self.fail(entry, code, message, retriable=True)
-
-
-def _failure(
-    job: Job,
-    code: Code,
-    message: str,
-    *,
-    retriable: bool = False,
-    param: str | None = None,
-    retry_after_ms: int | None = None,
-) -> FailedItem:
-    return FailedItem(
-        job=job.id,
-        attempt=job.attempt,
-        code=code,
-        message=message,
-        param=param,
-        retriable=retriable,
-        retry_after_ms=retry_after_ms,
-    )
-
-
-def _lost(key: JobKey) -> FailedItem:
-    return FailedItem(
-        job=key.job,
-        attempt=key.attempt,
-        code=Code.JOB_LOST,
-        message="the neuron does not have this job",
-        retriable=True,
-    )

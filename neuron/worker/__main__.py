@@ -9,6 +9,7 @@ import sys
 from typing import cast
 
 from common import log
+from neuron.process.breadcrumb import Breadcrumb
 from neuron.process.lifeline import ORPHANED, attach
 from neuron.worker.bus import Bus
 from neuron.worker.engine import DeviceLost, Engine
@@ -28,7 +29,15 @@ def main() -> None:
     bus = Bus(args.line)
     budget_s = args.step_budget_ms / 1000
     places = [int(place) for place in args.places.split(",")]
-    loop = Loop(engine, bus, incarnation=args.incarnation, device=args.device, step_budget_s=budget_s, places=places)
+    loop = Loop(
+        engine,
+        bus,
+        incarnation=args.incarnation,
+        device=args.device,
+        step_budget_s=budget_s,
+        places=places,
+        crumb=Breadcrumb(args.breadcrumb),
+    )
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     try:
         loop.run()
@@ -51,6 +60,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--lifeline", type=int, required=True, help="file descriptor of the supervisor's pipe")
     parser.add_argument("--supervisor-pid", type=int, required=True)
+    parser.add_argument("--breadcrumb", type=int, help="file descriptor of what it leaves behind")
     parser.add_argument("--engine", default="llama", help="`llama`, or a module with create_engine")
     parser.add_argument("--step-budget-ms", type=int, default=345)
     parser.add_argument("--log-level", default="info")

@@ -9,6 +9,7 @@ from msgspec import structs
 from common.errors import Code
 from common.log import fields
 from common.messages import EndedItem, FailedItem, JobKey, JobProgress, LaneLoad, ModelMemory, Task, Timings
+from neuron.process.breadcrumb import Breadcrumb
 from neuron.worker.engine import CHUNK_TOKENS, DeviceLost, Embedder
 from neuron.worker.kv_pool import Saved
 from neuron.worker.outbox import Outbox
@@ -47,12 +48,14 @@ class EmbeddingLane:
         context: int,
         outbox: Outbox,
         clock: Callable[[], float] = time.monotonic,
+        crumb: Breadcrumb | None = None,
     ) -> None:
         self.model = model
         self._name = name
         self._context = min(context, model.kv_tokens)
         self._outbox = outbox
         self._clock = clock
+        self._crumb = crumb or Breadcrumb()
         self._jobs: dict[str, _Work] = {}
 
     @property
@@ -124,6 +127,7 @@ class EmbeddingLane:
             break
         if not texts:
             return False
+        self._crumb.batch([work.task.job for work in dict.fromkeys(owners)])
         try:
             results: Sequence[bytes | float] = self.model.compute(texts)
         except DeviceLost:

@@ -12,18 +12,21 @@ from msgspec import structs
 from common.errors import Code, RequestError, overflow
 from common.log import fields
 from common.messages import EndedItem, FailedItem, JobKey, JobProgress, LaneLoad, ModelMemory, Task, TokenLogprob
+from neuron.process.breadcrumb import Breadcrumb
 from neuron.worker.engine import CHUNK_TOKENS, DecodeResult, DeviceLost, Model
 from neuron.worker.generation import Generation
 from neuron.worker.host_tier import HostTier
 from neuron.worker.kv_pool import KvPool, Saved
 from neuron.worker.outbox import Outbox
-from neuron.worker.planner import Pace, Plan, plan
+from neuron.worker.planner import FIRST_CHUNK, Pace, Plan, plan
 from neuron.worker.sampling import stages
 
 log = logging.getLogger(__name__)
 
 Reason = Literal["stop", "stop_sequence", "length"]
 
+LONGEST_STEP_S = 5.0
+"""Of a prompt that nobody's tokens wait for. On a slow host a whole chunk may take minutes, as if the device hung."""
 GATHER_S = 0.05
 """Of restoring from host memory in one step, while others wait for their next token."""
 
@@ -44,8 +47,11 @@ class Lane:
         parallel: int,
         outbox: Outbox,
         host: HostTier,
+        token_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        crumb: Breadcrumb | None = None,
     ) -> None:
+        """`token_s`: how long a token took when the model was loaded; no prompt's takes longer."""
         self.model = model
         self.kv = KvPool(model, host, parallel=parallel, clock=clock)
         self.slots = self.kv.slots
@@ -54,12 +60,14 @@ class Lane:
         self._host = host
         self._outbox = outbox
         self._clock = clock
+        self._crumb = crumb or Breadcrumb()
         self._pace = Pace()
         self._jobs: dict[str, Generation] = {}
         self._waiting: list[Generation] = []
         self._serial = 0
         self.tokens = 0
         """Generated so far."""
+        self._first_token_s = token_s
 
     @property
     def is_busy(self) -> bool:
@@ -136,6 +144,7 @@ class Lane:
         if batch is None:
             return False
         began = self._clock()
+        self._crumb.batch([g.task.job for g in batch.owners])
         try:
             result = self.model.decode(batch.chunks)
         except DeviceLost:
@@ -154,6 +163,7 @@ class Lane:
         for index, (generation, chunk) in enumerate(zip(batch.owners, batch.chunks, strict=True)):
             self.kv.advance(generation, len(chunk.tokens))
             if chunk.wants_logits:
+                self._crumb.member(index)
                 self._advance(generation, index, now)
         return True
 
@@ -228,6 +238,7 @@ class Lane:
         task, sampler = generation.task, None
         if with_sampler:
             chain = stages(task.sampling, self.model.vocabulary, self._context)
+            self._crumb.batch([task.job])  # a grammar may be more than llama.cpp can take
             sampler = self.model.new_sampler(chain, task.tokens, task.resume_tokens, task.constraint)
         generation.start(sampler, self._clock())
         self._outbox.started(task.gateway, structs.replace(task.started, cached_tokens=generation.cached_n))
@@ -235,18 +246,26 @@ class Lane:
     def _plan(self, budget_s: float | None) -> Plan | None:
         """Return the next batch, sending generations back until the decode tokens have cells."""
         while ready := [g for g in self.slots.seated if not g.is_gathering]:
-            chunk_tokens = CHUNK_TOKENS
             prompts = [g for g in ready if not g.is_decoding]
             pending = sum(g.pending for g in prompts)
             decodes = len(ready) - len(prompts)
-            if budget_s is not None and prompts:
-                chunk_tokens = self._pace.chunk(prompts[0].position, budget_s, decodes)
+            chunk_tokens = CHUNK_TOKENS
+            if prompts:
+                chunk_tokens = self._chunk_tokens(prompts[0].position, budget_s, decodes)
             self.kv.reclaim(min(CHUNK_TOKENS, decodes + min(pending, chunk_tokens)))
             batch = plan(ready, self.kv.cells.free, chunk_tokens)
             if batch is not None:
                 return batch
             self._make_room(ready[-1])
         return None
+
+    def _chunk_tokens(self, position: int, budget_s: float | None, decodes: int) -> int:
+        """Return how much of a prompt is computed in one step; also where nobody waits the watchdog must see steps."""
+        if budget_s is not None:
+            return self._pace.chunk(position, budget_s, decodes)
+        if self._pace.token_s(position) is None:
+            return max(FIRST_CHUNK, min(CHUNK_TOKENS, int(LONGEST_STEP_S / max(self._first_token_s, 1e-6))))
+        return self._pace.chunk(position, LONGEST_STEP_S, decodes)
 
     def _make_room(self, last: Generation) -> None:
         """Send the sequence that is cheapest to redo back to the queue; the last one alone has to end."""

@@ -34,6 +34,8 @@ class LoadEnded:
     model: Model | Embedder | None
     """None: it failed, for the reason in `message`."""
     message: str = ""
+    token_s: float = 0.0
+    """How long its first token took, which is more than one of a prompt takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,9 @@ class Loader:
                     devices=order.devices,
                 )
             self._post(LoadMoved(order.model, None))
+            began = time.monotonic()
             model.warm_up()
+            token_s = time.monotonic() - began
             if free_mb is not None:
                 self._taken_mb[order.model] = max(0, free_mb - (self._free_mb() or 0))
         except DeviceLost as error:
@@ -151,7 +155,7 @@ class Loader:
             return
         finally:
             self._given_up.discard(order.model)
-        self._post(LoadEnded(order, model))
+        self._post(LoadEnded(order, model, token_s=token_s))
 
     def _unload(self, name: str, model: Model | Embedder, save: Callable[[], list[Saved]]) -> None:
         saves = [] if self._is_closing else save()

@@ -35,6 +35,7 @@ from common.messages import (
     WorkerHello,
     WorkerMemory,
 )
+from neuron.process.breadcrumb import Breadcrumb
 from neuron.worker.embedding import EmbeddingLane
 from neuron.worker.engine import DeviceLost, Embedder, Engine, Model
 from neuron.worker.host_tier import HostTier
@@ -82,8 +83,12 @@ class Loop:
         step_budget_s: float,
         places: Sequence[int] = (),
         clock: Callable[[], float] = time.monotonic,
+        crumb: Breadcrumb | None = None,
     ) -> None:
-        """`places`: for each device that this worker owns, which of the engine's it is."""
+        """`places`: for each device that this worker owns, which of the engine's it is.
+
+        `crumb`: where it is left what is being computed.
+        """
         self.lanes: dict[str, AnyLane] = {}
         self.steps = 0
         self._engine = engine
@@ -93,6 +98,7 @@ class Loop:
         self._places = places
         self._step_budget_s = step_budget_s
         self._clock = clock
+        self._crumb = crumb or Breadcrumb()
         self._outbox = Outbox(link.send)
         self._host = HostTier()
         self._loader = Loader(engine, link.wake)
@@ -142,6 +148,7 @@ class Loop:
         self.lanes.clear()
         self._outbox.flush()
         self._engine.close()
+        self._crumb.close()
 
     def step(self) -> None:
         """Go round once; without work, wait for a message first."""
@@ -151,6 +158,7 @@ class Loop:
         is_timed = any(lane.is_decoding for lane in self.lanes.values())
         for lane in self.lanes.values():
             lane.admit(is_timed=is_timed)
+        self._crumb.done(self.steps)
         busy = [lane for lane in self.lanes.values() if lane.is_busy]
         has_sent_all = self._outbox.flush()
         self._pulse(busy)
@@ -160,6 +168,7 @@ class Loop:
             lane = self._whose_turn(busy)
             began = self._clock()
             self.steps += lane.step(self._step_budget_s / len(busy) if timed else None)
+            self._crumb.done(self.steps)
             self._spent_s[lane] += self._clock() - began
             self._outbox.flush()
         # Also in a loop that never rests: what is idle beside running sequences slows them.
@@ -279,16 +288,23 @@ class Loop:
                 return
             self._outbox.say(LoadFailed(model=order.model, code=Code.MODEL_LOADING_FAILED, message=event.message))
             return
-        lane = self.lanes[order.model] = self._make_lane(order, event.model)
+        lane = self.lanes[order.model] = self._make_lane(order, event.model, event.token_s)
         self._say_loaded(order, lane)
         if order.model in self._unwanted:
             self._unwanted.discard(order.model)
             self._unload(order.model)
 
-    def _make_lane(self, order: LoadModel, model: Model | Embedder) -> AnyLane:
+    def _make_lane(self, order: LoadModel, model: Model | Embedder, token_s: float) -> AnyLane:
         if order.is_embedding:
             embedder = cast(Embedder, model)
-            return EmbeddingLane(order.model, embedder, context=order.context, outbox=self._outbox, clock=self._clock)
+            return EmbeddingLane(
+                order.model,
+                embedder,
+                context=order.context,
+                outbox=self._outbox,
+                clock=self._clock,
+                crumb=self._crumb,
+            )
         return Lane(
             order.model,
             cast(Model, model),
@@ -296,7 +312,9 @@ class Loop:
             parallel=order.parallel,
             outbox=self._outbox,
             host=self._host,
+            token_s=token_s,
             clock=self._clock,
+            crumb=self._crumb,
         )
 
     def _say_loaded(self, order: LoadModel, lane: AnyLane) -> None:

@@ -36,7 +36,7 @@ from cortex.fleet import recovery as recovery_module
 from cortex.fleet.calls import JobCall
 from cortex.fleet.contract import Event
 from cortex.fleet.fleet import BusFleet
-from cortex.settings import CortexSettings, EvictionSettings, NeuronEntry
+from cortex.settings import CortexSettings, EvictionSettings, GatewaySettings, NeuronEntry
 from tests.support.fake_neuron import MODEL, FakeNeuron, ended, model_state, node_state, started, token
 from tests.support.harness import free_port
 
@@ -55,8 +55,9 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(endpoints: dict[str, str], catalogue: Catalogue) -> AsyncIterator[BusFleet]:
+async def opened(endpoints: dict[str, str], catalogue: Catalogue, **gateway: Any) -> AsyncIterator[BusFleet]:
     settings = CortexSettings(
+        gateway=GatewaySettings(**gateway),
         eviction=EvictionSettings(strategy="priority", defrag_after_cycles=7),
         neurons=[NeuronEntry(name=n, endpoint=e) for n, e in endpoints.items()],
     )
@@ -68,11 +69,11 @@ async def opened(endpoints: dict[str, str], catalogue: Catalogue) -> AsyncIterat
         await fleet.close()
 
 
-def run(test: Test, *neurons: FakeNeuron, catalogue: Catalogue | None = None) -> None:
+def run(test: Test, *neurons: FakeNeuron, catalogue: Catalogue | None = None, **gateway: Any) -> None:
     """Run a test on a fleet of these neurons."""
 
     async def main() -> None:
-        async with opened({n.name: n.endpoint for n in neurons}, catalogue or Catalogue()) as fleet:
+        async with opened({n.name: n.endpoint for n in neurons}, catalogue or Catalogue(), **gateway) as fleet:
             await asyncio.wait_for(test(fleet), PATIENCE_S * 2)
 
     asyncio.run(main())

@@ -1,7 +1,8 @@
 """The loop with the fake engine, in this process; the link is a list."""
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,7 +43,9 @@ from common.messages import (
     UnloadModel,
     WorkerHello,
 )
-from neuron.worker.engine import DeviceLost, Engine
+from neuron.process import breadcrumb
+from neuron.worker import lane as lane_module
+from neuron.worker.engine import Chunk, DecodeResult, DeviceLost, Engine
 from neuron.worker.loop import Loop
 from tests.support.fake_engine import FakeEngine, FakeModel, answer, text_of, tokenise, write_model
 from tests.support.tasks import make_task, text_lane
@@ -78,10 +81,12 @@ class FakeLink:
 class Harness:
     """A loop, and what a supervisor would have understood of it."""
 
-    def __init__(self, folder: Path, engine: Engine | None = None) -> None:
+    def __init__(self, folder: Path, engine: Engine | None = None, crumb: breadcrumb.Breadcrumb | None = None) -> None:
         self.folder = folder
         self.link = FakeLink()
-        self.loop = Loop(engine or FakeEngine(), self.link, incarnation="i", device="d", step_budget_s=0.25)
+        self.loop = Loop(
+            engine or FakeEngine(), self.link, incarnation="i", device="d", step_budget_s=0.25, crumb=crumb
+        )
 
     def load(self, name: str = "m", *, context: int = 8192, kv: int = 8192, parallel: int = 4, **knobs: object) -> None:
         path = write_model(self.folder / f"{name}.gguf", **knobs)
@@ -641,3 +646,43 @@ def test_a_load_in_progress_does_not_hold_up_a_stop(tmp_path: Path) -> None:
 def test_fake_model_files_are_plain_json(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.gguf", length=3)
     assert msgspec.json.decode(Path(path).read_bytes())["length"] == 3
+
+
+def test_a_prompt_on_a_slow_host_is_cut_into_steps_that_the_watchdog_sees(
+    worker: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane_module, "LONGEST_STEP_S", 0.02)
+    worker.load(prefill_token_s=0.0005, warm_s=0.0005)
+    prompt = tokenise(" ".join(f"word{i}" for i in range(800)))
+    worker.say(Run(tasks=[make_task("j", prompt, max_tokens=2)]))
+    worker.until_over("j")
+    chunks = [len(c.tokens) for c in worker.model().computed]
+    assert max(chunks) <= 60
+    assert worker.ids("j") == answer(prompt, 2)
+
+
+def test_what_is_computed_is_left_behind_before_each_call(tmp_path: Path) -> None:
+    fd = breadcrumb.create()
+    seen: list[tuple[str, ...]] = []
+    worker = Harness(tmp_path, crumb=breadcrumb.Breadcrumb(fd))
+    try:
+        worker.load()
+        model = worker.model()
+        decode, next_token = model.decode, model.next_token
+
+        def look_and_decode(chunks: Sequence[Chunk]) -> DecodeResult:
+            seen.append(breadcrumb.read(fd).named)
+            return decode(chunks)
+
+        def look_and_choose(chunk: int, prompt: list[int], output: list[int]) -> int:
+            seen.append(breadcrumb.read(fd).named)
+            return next_token(chunk, prompt, output)
+
+        model.decode, model.next_token = look_and_decode, look_and_choose  # type: ignore[method-assign]
+        worker.say(Run(tasks=[make_task("a", PROMPT, max_tokens=2), make_task("b", PROMPT, max_tokens=2)]))
+        worker.until_over("a", "b")
+        assert set(seen) >= {("a", "b"), ("a",), ("b",)}
+        assert breadcrumb.read(fd) == breadcrumb.Trace(worker.loop.steps, ())
+    finally:
+        worker.loop.close()
+        os.close(fd)

@@ -186,3 +186,77 @@ def test_a_model_whose_load_ends_workers_is_given_up_and_takes_no_device_with_it
         status = neuron.wait_for(lambda s: {d["state"] for d in s["state"]["devices"]} == {"ready"})
         assert {m["id"]: m["status"] for m in status["state"]["models"]} == {"bad": "failed", "good": "loaded"}
         assert httpx.post(url, json=chat("good", "x", max_tokens=3), timeout=30).status_code == 200
+
+
+def poison(tmp_path: Path, name: str, **knobs: int) -> dict[str, object]:
+    """Return a model whose workers die of prompts with the word `poison`."""
+    path = write_model(tmp_path / f"{name}.json", token_s=0.01, only_for="poison", **knobs)
+    return {"id": name, "source": f"file:{path}", "vram_mb": 100, "parallel": 8}
+
+
+@pytest.mark.parametrize("way", ["segfault_at", "abort_at", "exit_at", "lose_device_at"])
+def test_a_request_that_kills_every_worker_it_meets_meets_two(tmp_path: Path, way: str) -> None:
+    with (
+        Neuron(tmp_path / "a", name="a", devices=TWO_DEVICES[:1], models=[poison(tmp_path, "m", **{way: 5})],
+               preload=["m"], engine="tests.support.fake_engine") as first,
+        Neuron(tmp_path / "b", name="b", devices=TWO_DEVICES[:1], models=[poison(tmp_path, "m", **{way: 5})],
+               preload=["m"], engine="tests.support.fake_engine") as second,
+        Gateway(tmp_path / "g", neurons=[first, second]) as gateway,
+    ):  # fmt: skip
+        url = f"{gateway.url}/v1/chat/completions"
+        for neuron in (first, second):
+            neuron.wait_for(lambda s: is_loaded(s, "m"))
+        others = [Stream(url, chat("m", f"prompt {i}", max_tokens=150)) for i in range(4)]
+        for stream in others:
+            assert stream.started.wait(10)
+        bad = Stream(url, chat("m", "some poison", max_tokens=20)).finish(30)
+        assert bad.error is not None
+        assert bad.error["code"] == "poisoned_request"
+        for i, stream in enumerate(others):
+            assert stream.finish().text.split() == undisturbed_answer(gateway, "m", f"prompt {i}", 150)
+        states = [n.wait_for(lambda s: s["jobs"] == []) for n in (first, second)]
+        assert sum(d["restarts"] for s in states for d in s["state"]["devices"]) == 2
+        again = httpx.post(url, json=chat("m", "some poison", max_tokens=20), timeout=30)
+        assert (again.status_code, again.json()["error"]["code"]) == (400, "poisoned_request")
+        assert sum(d["restarts"] for n in (first, second) for d in n.status()["state"]["devices"]) == 2
+
+
+def test_a_poison_that_hides_in_a_batch_is_found_and_the_others_end_well(tmp_path: Path) -> None:
+    with (
+        Neuron(tmp_path / "n", devices=TWO_DEVICES[:1], models=[poison(tmp_path, "m", kill_batch_at=5)],
+               preload=["m"], engine="tests.support.fake_engine", restart={"backoff_s": 0.05}) as neuron,
+        Gateway(tmp_path / "g", neurons=[neuron]) as gateway,
+    ):  # fmt: skip
+        url = f"{gateway.url}/v1/chat/completions"
+        neuron.wait_for(lambda s: is_loaded(s, "m"))
+        others = [Stream(url, chat("m", f"prompt {i}", max_tokens=200)) for i in range(4)]
+        for stream in others:
+            assert stream.started.wait(10)
+        bad = Stream(url, chat("m", "some poison", max_tokens=20)).finish(60)
+        assert bad.error is not None
+        assert bad.error["code"] == "poisoned_request"
+        for i, stream in enumerate(others):
+            assert stream.finish().text.split() == undisturbed_answer(gateway, "m", f"prompt {i}", 200)
+        status = neuron.wait_for(lambda s: s["jobs"] == [])
+        assert status["state"]["devices"][0]["restarts"] == 3
+
+
+def test_a_worker_that_somebody_stops_again_and_again_convicts_no_request(tmp_path: Path) -> None:
+    source = f"file:{write_model(tmp_path / 'm.json', token_s=0.02)}"
+    with (
+        Neuron(tmp_path / "n", devices=TWO_DEVICES[:1], models=[{"id": "m", "source": source, "vram_mb": 100}],
+               engine="tests.support.fake_engine", watchdog={"step_s": 0.5, "idle_s": 1.5, "term_s": 0.2}) as neuron,
+        Gateway(tmp_path / "g", neurons=[neuron]) as gateway,
+    ):  # fmt: skip
+        stream = Stream(f"{gateway.url}/v1/chat/completions", chat("m", "a", max_tokens=400))
+        assert stream.started.wait(10)
+        deadline = time.monotonic() + 60
+        for restarts in (1, 2):
+            seen = len(stream.reading.text)
+            os.kill(worker_of(neuron, "m")[1], signal.SIGSTOP)
+            while neuron.status()["state"]["devices"][0]["restarts"] < restarts or len(stream.reading.text) == seen:
+                assert time.monotonic() < deadline
+                assert stream.is_alive()
+                time.sleep(0.02)
+        reading = stream.finish(30)
+        assert (reading.error, reading.text.split()) == (None, undisturbed_answer(gateway, "m", "a", 400))

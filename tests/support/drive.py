@@ -2,6 +2,7 @@
 
 import itertools
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from common.catalogue import Catalogue, Profile
@@ -37,7 +38,7 @@ from common.messages import (
     UnloadModel,
     WorkerHello,
 )
-from neuron.discovery import Device
+from neuron.discovery import Device, Gpu, ProbeReading
 from neuron.settings import NeuronSettings
 from neuron.supervisor import events
 from neuron.supervisor.instructions import (
@@ -72,6 +73,11 @@ FACTS = ModelFacts(
 def cpu(uuid: str, memory_mb: int = 2000) -> Device:
     """Return a virtual CPU device."""
     return Device(uuid=uuid, name="virtual CPU device", kind="cpu", memory_mb=memory_mb, threads=1, visible="")
+
+
+def gpu(uuid: str, memory_mb: int = 2000) -> Device:
+    """Return a GPU."""
+    return Device(uuid=uuid, name="RTX", kind="cuda", memory_mb=memory_mb, visible=uuid)
 
 
 def profile(model: str, *, parallel: int = 2, vram_mb: int = 300, **more: Any) -> Profile:
@@ -119,6 +125,10 @@ class Drive:
         """Running at a worker: (device, task) by job."""
         self.holding_back: set[type] = set()
         """Kinds of messages to children that an obedient child does not answer."""
+        self.sees_gpus = True
+        """Whether llama.cpp finds the GPUs."""
+        self.unkillable: set[str] = set()
+        """Children that no signal ends."""
 
     def start(self) -> "Drive":
         """Start the daemon and let everything come up."""
@@ -143,7 +153,7 @@ class Drive:
                     out.append(events.PrepSaid(incarnation, PrepHello(pid=1, incarnation=incarnation, build="b1")))
                 return out
             case Kill(incarnation):
-                if self.obedient and incarnation in self.alive:
+                if self.obedient and incarnation in self.alive and self.alive[incarnation].name not in self.unkillable:
                     return [self._exit(incarnation, "signal SIGTERM")]
             case SendPeer(peer, message):
                 self.told[peer].append(message)
@@ -162,7 +172,11 @@ class Drive:
         return []
 
     def hello(self, incarnation: str) -> WorkerHello:
-        """Return what a healthy CPU worker says first."""
+        """Return what a healthy worker says first."""
+        spawn = self.alive[incarnation]
+        if self.sees_gpus and self.machine.host.devices[spawn.name].kind == "cuda":
+            seen = [f"CUDA{i}: RTX" for i, _ in enumerate(spawn.devices)]
+            return WorkerHello(pid=1, incarnation=incarnation, build="b1", backend="CUDA", devices=seen)
         return WorkerHello(pid=1, incarnation=incarnation, build="b1", backend="CPU", devices=[])
 
     def _obey(self, incarnation: str, message: ToWorker | ToPrep) -> list[events.Event]:
@@ -195,14 +209,15 @@ class Drive:
         """Return the live incarnation of a device's worker, or of prep."""
         return next(i for i, s in self.alive.items() if s.name == name)
 
-    def _exit(self, incarnation: str, cause: str) -> events.ChildExited:
+    def _exit(self, incarnation: str, cause: str, named: Sequence[str] = (), steps: int = 0) -> events.ChildExited:
         name = self.alive.pop(incarnation).name
         self.tasks = {j: t for j, t in self.tasks.items() if t[0] != name}
-        return events.ChildExited(incarnation, cause, True)
+        is_outside = cause in ("signal SIGKILL", "signal SIGTERM")
+        return events.ChildExited(incarnation, cause, is_outside=is_outside, steps=steps, named=tuple(named))
 
-    def die(self, name: str, cause: str = "signal SIGKILL") -> None:
-        """Have a child die."""
-        self.feed(self._exit(self.incarnation(name), cause))
+    def die(self, name: str, cause: str = "signal SIGKILL", *, named: Sequence[str] = (), steps: int = 0) -> None:
+        """Have a child die; `named`: jobs that a worker was computing, after so many steps."""
+        self.feed(self._exit(self.incarnation(name), cause, named, steps))
 
     def worker_says(self, device: str, message: FromWorker, gateway: str = "") -> None:
         """Have a worker say something."""
@@ -211,6 +226,11 @@ class Drive:
     def prep_says(self, message: FromPrep) -> None:
         """Have prep say something."""
         self.feed(events.PrepSaid(self.incarnation("prep"), message))
+
+    def probe_reads(self, *gpus: str, **more: Any) -> None:
+        """Have the probe list these GPUs, of which no process holds any memory."""
+        devices = [Gpu(uuid=u, name="RTX", pci=u, index=i) for i, u in enumerate(gpus)]
+        self.feed(events.ProbeRead(self.incarnation("probe"), ProbeReading(devices=devices, **more)))
 
     def peer_says(self, message: ToNeuron, peer: str = "gw") -> None:
         """Have a peer say something."""

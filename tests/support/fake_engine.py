@@ -65,11 +65,19 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     segfault_at: int | None = None
     abort_at: int | None = None
     hang_at: int | None = None
+    kill_batch_at: int | None = None
+    """Die in the step that computes it for a whole batch, not in the choice of one token."""
     exit_at: int | None = None
+    killed_once_at: tuple[int, ...] = ()
+    """The worker is killed there as by somebody else, once for each; a file beside the model remembers it."""
+    markers: str = ""
+    """Texts that its chat template contains, by which formats are recognised."""
     oom_at_load: bool = False
     keep_mb: int = 0
     """Device memory that an unload does not give back."""
     crash_at_load: bool = False
+    leave_grandchild: bool = False
+    """Its load starts a process that keeps all that this one has open."""
     hang_at_load: bool = False
     ignore_sigterm: bool = False
     crash_prep_for: str = ""
@@ -132,6 +140,7 @@ class FakeVocabulary:
         self.size = VOCABULARY
         self.chat_template: str | None = (
             "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+            + (f"{{% if false %}}{knobs.markers}{{% endif %}}" if knobs.markers else "")
         )
         self.bos_text = ""
         self.gap: Gap | None = Gap(_WORD - 3, _WORD - 2, _WORD - 1, None)
@@ -203,6 +212,9 @@ class FakeEngine:
         knobs = read_knobs(path)
         if knobs.crash_at_load:
             signal.raise_signal(signal.SIGSEGV)
+        if knobs.leave_grandchild and os.fork() == 0:
+            time.sleep(600)
+            os._exit(0)
         if knobs.hang_at_load:
             _hang()
         if knobs.ignore_sigterm:
@@ -251,6 +263,7 @@ class FakeModel:
         self, knobs: Knobs, kv_tokens: int, parallel: int, idle: int, path: str, give_back: Callable[[int], None]
     ) -> None:
         self._give_back = give_back
+        self._path = path
         self.vocabulary = VOCABULARY
         self.kv_tokens = kv_tokens
         self.weights_mb = knobs.memory_mb
@@ -302,11 +315,22 @@ class FakeModel:
         if prompt_tokens < total:
             time.sleep(self.knobs.token_s)
         self._last = []
+        self._die_with(chunks)
         for chunk in chunks:
             self.computed.append(chunk)
             self.cells.setdefault(chunk.sequence, []).extend(map(Cell, chunk.tokens))
             self._last.append(self.tokens(chunk.sequence) if chunk.wants_logits else None)
         return DecodeResult.DONE
+
+    def _die_with(self, chunks: Sequence[Chunk]) -> None:
+        """Do what `kill_batch_at` says if a chunk brings a poisoned prompt's sequence to that length of an answer."""
+        if self.knobs.kill_batch_at is None:
+            return
+        for chunk in chunks:
+            held = self.tokens(chunk.sequence) + list(chunk.tokens)
+            answered = sum(_ANSWER <= t < _WORD for t in held)
+            if self._poison in held and answered >= self.knobs.kill_batch_at:
+                signal.raise_signal(signal.SIGSEGV)
 
     def new_sampler(
         self, stages: Sequence[Stage], prompt: list[int], output: list[int], constraint: Grammar | None = None
@@ -399,6 +423,11 @@ class FakeModel:
             signal.raise_signal(signal.SIGSEGV)
         if i == knobs.abort_at:
             os.abort()
+        if i in knobs.killed_once_at:
+            mark = Path(f"{self._path}.killed-at-{i}")
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
         if i == knobs.exit_at:
             os._exit(3)
         if i == knobs.hang_at:

@@ -126,6 +126,7 @@ class FakeNeuron:
         self.answers_claims = True
         self.mute = False
         """Says nothing at all."""
+        self.poisoned: list[str] = []
         self.answer = "Hello wide world"
         self.on_job: Callable[[str, Job], None] = self.run
         """(gateway, job): what happens to a job that is submitted."""
@@ -194,7 +195,8 @@ class FakeNeuron:
 
     def state(self, **changes: object) -> NodeState:
         """Return its full state."""
-        return node_state(*self.models, **{"incarnation": self.incarnation, "name": self.name, **changes})  # type: ignore[arg-type]
+        own = {"incarnation": self.incarnation, "name": self.name, "poisoned": self.poisoned}
+        return node_state(*self.models, **{**own, **changes})  # type: ignore[arg-type]
 
     def run(self, gateway: str, job: Job) -> None:
         """Answer a job at once, from where it is to be resumed."""

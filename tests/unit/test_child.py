@@ -95,10 +95,35 @@ def test_a_stall_is_terminated_then_killed_and_counts_as_a_death() -> None:
     instructions, _ = child.handle("stalled", 62.0, detail="no progress")
     assert Kill("life-1", hard=False) in instructions
     instructions, _ = child.handle("timer", 64.0)
-    assert instructions == [Kill("life-1", hard=True)]
+    assert instructions == [Kill("life-1", hard=True), SetTimer(child.timer, 69.0)]
     _, outcome = child.handle("exited", 64.1)
     assert outcome == "died"
     assert state_of(child) is State.STARTING
+
+
+def test_at_work_only_steps_are_progress_however_often_the_loop_comes_round() -> None:
+    child = ready(make_child())
+    child.note_pulse(1.0, 0, "prefill")
+    for second in range(2, 200):  # a prompt of minutes, a step every second
+        child.note_pulse(float(second), second, "prefill")
+        assert child.stalled_for(second + 0.9) is None
+    for second in range(200, 262):  # the loop turns, and nothing comes of it
+        child.note_pulse(float(second), 199, "prefill")
+    assert child.stalled_for(261.0) is not None
+
+
+def test_a_process_that_survives_sigkill_is_stuck_until_it_is_gone() -> None:
+    child = ready(make_child())
+    child.handle("restart", 1.0)
+    child.handle("timer", 3.0)
+    assert not child.is_stuck
+    _, outcome = child.handle("timer", 8.0)
+    assert (outcome, child.is_stuck) == ("stuck", True)
+    assert "cannot be killed" in (child.reason or "")
+    _, outcome = child.handle("timer", 13.0)
+    assert outcome is None
+    child.handle("exited", 100.0)
+    assert (state_of(child), child.is_stuck) == (State.STARTING, False)
 
 
 def test_an_asked_stop_is_no_death() -> None:
@@ -158,9 +183,11 @@ def test_the_backoff_doubles_up_to_its_cap(deaths: int, delay: float | None) -> 
     assert RestartPolicy(1.0, 8.0, 9, 60.0).delay_s(deaths) == delay
 
 
-@pytest.mark.parametrize("what", ["drain", "undrain", "stop", "restart"])
+@pytest.mark.parametrize("what", ["drain", "undrain", "stop", "restart", "condemn"])
 @pytest.mark.parametrize("state", list(State))
-def test_what_an_admin_may_ask_at_any_time_is_defined_in_every_state(state: State, what: Happening) -> None:
+def test_what_an_admin_or_the_driver_may_want_at_any_time_is_defined_in_every_state(
+    state: State, what: Happening
+) -> None:
     child = make_child()
     child.state = state
     child.handle(what, 1.0)

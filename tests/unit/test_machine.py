@@ -468,9 +468,9 @@ def test_a_worker_whose_loop_stands_still_is_killed_and_replaced() -> None:
     pushed = drive.told_of(NodeState)[-1]
     assert (pushed.devices[0].tokens, pushed.devices[0].hangs) == (7, 0)
     before = drive.incarnation("CPU-0")
-    drive.timers = {"sweep": drive.now + 61.0}
-    drive.machine.host.peers.hear("gw", drive.now + 61.0)
-    drive.pass_time(61.0, beats=False)
+    for _ in range(61):
+        drive.machine.host.peers.hear("gw", drive.now)
+        drive.pass_time(1.0, beats=False)
     assert drive.incarnation("CPU-0") != before
     assert drive.machine.host.workers["CPU-0"].hangs == 1
     assert drive.ends() == {"a": "worker_died"}
@@ -492,7 +492,9 @@ def test_a_crash_loop_quarantines_the_device_and_fails_what_waits_for_it() -> No
 
 def test_a_gpu_worker_without_its_gpu_never_serves_and_the_reason_is_shown() -> None:
     gpu = Device(uuid="GPU-1", name="RTX", kind="cuda", memory_mb=24000, visible="GPU-1")
-    drive = Drive(devices=[gpu]).start().connect()
+    drive = Drive(devices=[gpu])
+    drive.sees_gpus = False
+    drive.start().connect()
     state = drive.told_of(NodeState)[-1]
     assert state.devices[0].state == "unavailable"
     assert state.devices[0].reason
@@ -645,3 +647,20 @@ def test_whatever_happens_every_job_ends_once_and_the_books_balance(script: list
     asked = {f"r{i}" for i, (what, *_) in enumerate(script) if what in ("load", "unload", "undrain")}
     answered = [m.request for m in drive.told["gw"] if isinstance(m, Done | Refused) and m.request in asked]
     assert sorted(answered) == sorted(asked)
+
+
+def test_a_supervisor_that_stood_still_holds_the_silence_against_nobody() -> None:
+    drive = Drive().start().connect()
+    drive.submit(job("a"))
+    drive.worker_says("CPU-0", Pulse(steps=3, phase="decode"))
+    drive.pass_time(1.0)
+    before = drive.incarnation("CPU-0")
+    drive.now += 90.0  # longer than every limit and every lease
+    drive.feed(events.TimerFired("sweep"))
+    assert drive.incarnation("CPU-0") == before
+    assert len(drive.machine.host.jobs) == 1
+    drive.finish("a")
+    assert drive.ends() == {"a": "ended"}
+    drive.submit(job("b"))
+    drive.pass_time(6.0, beats=False)
+    assert len(drive.machine.host.jobs) == 0, "a gateway's own silence still counts"

@@ -109,6 +109,26 @@ def test_a_client_that_goes_away_leaves_the_tokens_it_saved() -> None:
     assert registry.get_sample_value("helexa_cold_start_seconds_sum", WHERE) == pytest.approx(1.5)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "lost_as"), [("ok", None), ("worker_died", "failed"), ("client gone", "client_gone")]
+)
+def test_recoveries_are_counted_by_what_came_of_them(verdict: str, lost_as: str | None) -> None:
+    record = Record()
+    record.node = "beast"
+    record.begin(job("a"), started("a"), 1.0)
+    record.note_fault("a")
+    record.note_fault("a")
+    record.note_resumed("a")
+    if lost_as is not None:
+        record.note_fault("a")
+    registry = measured(Exchange(verdict, Call(record)))
+    told = {
+        outcome: registry.get_sample_value("helexa_recoveries_total", {**WHERE, "outcome": outcome})
+        for outcome in ("resumed", "failed", "client_gone")
+    }
+    assert told == {"resumed": 2, "failed": None, "client_gone": None} | ({lost_as: 1} if lost_as else {})
+
+
 def test_a_model_that_nobody_knows_never_becomes_a_label() -> None:
     registry = measured(Exchange(Code.MODEL_NOT_FOUND.value, known_model=None))
     labels = {"model": "unknown", "reason": "model_not_found"}

@@ -211,11 +211,11 @@ def test_a_shared_worker_in_quarantine_leaves_the_other_device_serving() -> None
         drive.pass_time(1.0)
     drive.check()
     assert running_workers(drive) == [("CPU-1",)]
-    assert where(drive) == {"b": "CPU-1"}
+    assert where(drive) == {"a": "CPU-1", "b": "CPU-1"}, "what fits moves over"
     drive.peer_says(RestartWorker(request="r", device="CPU-0"))
     drive.pass_time(1.0)
     drive.check()
-    assert where(drive) == {"a": "CPU-0", "b": "CPU-1", "big": "CPU-0+CPU-1"}
+    assert where(drive) == {"a": "CPU-1", "b": "CPU-1"}, "nobody makes room for what nobody asks for"
 
 
 def test_a_host_with_too_few_devices_says_so() -> None:

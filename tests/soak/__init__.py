@@ -1,0 +1,1 @@
+"""Random load over three neurons while a driver breaks things at random; at the end the books must balance."""
