@@ -15,6 +15,7 @@ from common.catalogue import Profile
 from common.codec import decode_from_neuron, encode
 from common.endpoint import Endpoint
 from common.errors import Code, ProtocolError, RequestError
+from common.handshakes import Handshakes, explain
 from common.ids import new_job_id
 from common.keys import Credentials
 from common.log import fields
@@ -122,6 +123,7 @@ class Link:
         self._clock = clock
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._channel: Channel | None = None
+        self._handshakes: Handshakes | None = None
         self._connected_at = -1e9
         self._is_greeted = False
         """A full state has answered the last Hello."""
@@ -143,19 +145,26 @@ class Link:
         self._connect(context)
 
     def _connect(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
-        if self._channel is not None:
-            self._channel.close()
+        self._disconnect()
         self._connected_at = self._clock()
         dealer = bus_dealer(context, self._endpoint.zmq, self._hello.incarnation, self._credentials)
+        self._handshakes = Handshakes(dealer)
         self._channel = Channel(dealer, self._receive)
+
+    def _disconnect(self) -> None:
+        if self._handshakes is not None:
+            self._handshakes.close()
+            self._handshakes = None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
     def close(self) -> None:
         """Tell the neuron that nothing is wanted any more, and disconnect."""
         if self._channel is not None:
             if self._is_greeted:
                 self._send(Beat(incarnation=self._hello.incarnation))
-            self._channel.close()
-            self._channel = None
+            self._disconnect()
 
     def tick(self) -> None:
         """Say what is due, and judge the silence. To be called a few times a second."""
@@ -165,8 +174,10 @@ class Link:
             if now - self._hello_at >= wait_s:
                 if self._send(self._hello):
                     self._hello_at = now
-                elif self._context is not None and now - self._connected_at >= REOPEN_S:
-                    self._connect(self._context)
+                else:
+                    self._explain_silence()
+                    if self._context is not None and now - self._connected_at >= REOPEN_S:
+                        self._connect(self._context)
             if not node.is_known and not self._is_absence_told and now - self._opened_at >= HELLO_S:
                 self._is_absence_told = True
                 log.warning("neuron %s at %s does not answer; waiting for it", node.name, node.endpoint)
@@ -185,6 +196,18 @@ class Link:
             self._lose(f"silent for {silence_s:.0f} s")
         elif silence_s >= SUSPECT_S:
             self._suspect(f"silent for {silence_s:.1f} s")
+
+    def _explain_silence(self) -> None:
+        """Tell a neuron with which no handshake succeeds from one that is not there."""
+        trouble = None if self._handshakes is None else self._handshakes.trouble()
+        if trouble is None:
+            return
+        own = self._credentials
+        key = "KEY" if own is None else own.pair.public.hex()
+        error = explain(trouble, has_key=own is not None, own_key=key)
+        if error != self.node.error:
+            self.node.error = error
+            log.error("neuron %s at %s cannot be spoken to: %s", self.node.name, self.node.endpoint, error)
 
     def submit(self, jobs: list[Job], profile: Profile | None = None) -> bool:
         """Send jobs of one model; False if the connection takes none now. Raises RequestError for unsendable ones.

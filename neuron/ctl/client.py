@@ -10,6 +10,7 @@ import zmq
 from common.codec import decode_from_neuron, encode
 from common.endpoint import Endpoint
 from common.errors import Code, HelexaError
+from common.handshakes import Handshakes, explain
 from common.ids import new_incarnation, new_request_id
 from common.keys import Credentials
 from common.messages import (
@@ -49,12 +50,15 @@ class NeuronClient:
         self._incarnation = new_incarnation()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = bus_dealer(self._context, endpoint.zmq, self._incarnation, credentials)
+        self._credentials = credentials
+        self._handshakes = Handshakes(self._socket)
         self._is_greeted = False
 
     def __enter__(self) -> "NeuronClient":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._handshakes.close()
         self._socket.close()
         self._context.term()
 
@@ -117,6 +121,14 @@ class NeuronClient:
         return message
 
     def _silence(self) -> NoAnswer:
+        trouble = self._handshakes.trouble()
+        if trouble is not None:
+            own = self._credentials
+            key = "KEY" if own is None else own.pair.public.hex()
+            text = explain(trouble, has_key=own is not None, own_key=key).replace(
+                "authorize gateway", "authorize admin"
+            )
+            return NoAnswer(f"the neuron at {self._endpoint} cannot be spoken to: {text}")
         return NoAnswer(
             f"no neuron answers at {self._endpoint} within {self._timeout_s:g} s; is it running "
             "(systemctl status neuron), and does it know this key (--key; none: plain text)?"

@@ -154,6 +154,7 @@ def test_a_gateway_serves_by_key_until_it_is_revoked_and_again_once_it_is_author
 
     with gateway:
         assert not serves()
+        wait_until(lambda: f"neuronctl authorize gateway {own}" in gateway.log, neuron)
         for _ in range(2):
             assert neuron.ctl("authorize", "gateway", own, "--config", config(neuron)).returncode == 0
             wait_until(serves, neuron)
