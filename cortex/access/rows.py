@@ -17,6 +17,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,19 @@ class Use(NamedTuple):
     """Tokens that requests which are running may still take."""
 
 
+@dataclass(slots=True)
+class _Past:
+    """Of one row, all processes together, as of one tick: what cannot change before the next one begins."""
+
+    owner: int
+    tick: int
+    requests: int = 0
+    tokens: int = 0
+    oldest_requests: int = 0
+    """Of the tick that is just leaving the window."""
+    oldest_tokens: int = 0
+
+
 class Rows:
     """The memory. Made by the arbiter before the fork; `place` says which rows a process writes."""
 
@@ -68,6 +82,8 @@ class Rows:
         _HEADER.pack_into(self._memory, 0, _MAGIC, places, rows)
         self._view = memoryview(self._memory)[_HEADER_BYTES:]
         self._long, self._short = self._view.cast("Q"), self._view.cast("I")
+        self._past: dict[int, _Past] = {}
+        """Looked up once in a tick: adding up a minute takes longer than all else that a request passes here."""
         for row, windows in kept.items():
             self._restore(row, *windows)
 
@@ -115,30 +131,49 @@ class Rows:
 
     def use(self, row: int, owner: int, now: float) -> Use:
         """Return what a client uses, all processes together."""
-        day, first = int(now) // DAY_S, int(now) // TICK_S - MINUTE
+        day, tick = int(now) // DAY_S, int(now) // TICK_S
+        past = self._past.get(row)
+        if past is None or past.owner != owner or past.tick != tick:
+            past = self._past[row] = self._look_back(row, owner, tick)
         fading = 1.0 - (now % TICK_S) / TICK_S  # of the oldest tick, that part which is still within the window
+        requests = past.requests + fading * past.oldest_requests
+        tokens = past.tokens + fading * past.oldest_tokens
         seats = today = reserved = 0
-        requests = tokens = 0.0
+        long_view, short_view = self._long, self._short
+        at = row * self.places * _ROW_BYTES
+        for _ in range(self.places):
+            long, short = at // 8, at // 4
+            at += _ROW_BYTES
+            if long_view[long + _OWNER] != owner:
+                continue
+            reserved += long_view[long + _RESERVED]
+            seats += short_view[short + _SEATS]
+            if short_view[short + _DAY] == day:
+                today += long_view[long + _TODAY]
+            for cell in (tick % RING, (tick - 1) % RING):
+                if tick - short_view[short + _TICKS + cell] in (0, 1):
+                    requests += short_view[short + _REQUESTS + cell]
+                    tokens += short_view[short + _TOKENS + cell]
+        return Use(seats, requests, tokens, today, reserved)
+
+    def _look_back(self, row: int, owner: int, tick: int) -> "_Past":
+        """Return the sums of the ticks that nobody writes any more."""
+        past = _Past(owner, tick)
+        first = tick - MINUTE
         for place in range(self.places):
             at = self._at(place, row)
-            long = at * _ROW_BYTES // 8
-            if self._long[long + _OWNER] != owner:
+            if self._long[at * _ROW_BYTES // 8 + _OWNER] != owner:
                 continue
             short = at * _ROW_BYTES // 4
-            reserved += self._long[long + _RESERVED]
-            seats += self._short[short + _SEATS]
-            if self._short[short + _DAY] == day:
-                today += self._long[long + _TODAY]
             cells = self._short[short + _TICKS : short + _TOKENS + RING].tolist()
             for cell in range(RING):
-                tick = cells[cell]
-                if tick > first:
-                    requests += cells[RING + cell]
-                    tokens += cells[2 * RING + cell]
-                elif tick == first:
-                    requests += fading * cells[RING + cell]
-                    tokens += fading * cells[2 * RING + cell]
-        return Use(seats, requests, tokens, today, reserved)
+                if first < cells[cell] < tick - 1:
+                    past.requests += cells[RING + cell]
+                    past.tokens += cells[2 * RING + cell]
+                elif cells[cell] == first:
+                    past.oldest_requests += cells[RING + cell]
+                    past.oldest_tokens += cells[2 * RING + cell]
+        return past
 
     def ticks(self, row: int, owner: int, now: float) -> list[tuple[float, int, int]]:
         """Return for each tick of the window in how many seconds it will have left it, its requests and its tokens."""

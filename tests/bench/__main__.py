@@ -3,6 +3,7 @@
 import sys
 
 from tests.bench import (
+    access,
     against_llama,
     agents,
     dialects,
@@ -25,6 +26,8 @@ def main() -> int:
     """Run the benchmarks named on the command line, or those that need nothing but this repository."""
     own = {
         "dialects": dialects.measure,
+        "access": access.measure_cost,
+        "slow_clients": access.measure_slow_clients,
         "engine": engine.measure,
         "first_byte": first_byte.measure,
         "fleet": fleet.measure,

@@ -48,14 +48,14 @@ class Answering:
             zap.send_multipart([version, request, b"200" if lets_in else b"400", b"", b"user", b""])
 
 
-def trouble_of(address: str, credentials: Credentials | None, expected: Trouble | None) -> Trouble | None:
+def trouble_of(address: str, credentials: Credentials | None, expected: set[Trouble]) -> Trouble | None:
     """Return what is found within the time; the expected at once."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     dealer = bus_dealer(context, address, "a" * 32, credentials)
     watch = Handshakes(dealer)
     try:
         ends_at = time.monotonic() + (PATIENCE_S if expected else 1.0)
-        while (found := watch.trouble()) != expected or expected is None:
+        while (found := watch.trouble()) not in expected:
             if time.monotonic() > ends_at:
                 break
             Answering.turn()
@@ -69,26 +69,27 @@ def trouble_of(address: str, credentials: Credentials | None, expected: Trouble 
 @pytest.mark.parametrize(
     ("server", "client", "lets_in", "expected"),
     [
-        (None, None, True, None),
-        ("a", "a", True, None),
-        ("a", "a", False, Trouble.KEY_REFUSED),
-        ("a", None, True, Trouble.OTHER_MECHANISM),
-        ("a", "b", True, Trouble.BROKEN_OFF),
-        (None, "a", True, Trouble.BROKEN_OFF),
+        (None, None, True, set()),
+        ("a", "a", True, set()),
+        ("a", "a", False, {Trouble.KEY_REFUSED}),
+        ("a", None, True, {Trouble.OTHER_MECHANISM}),
+        ("a", "b", True, {Trouble.BROKEN_OFF}),
+        (None, "a", True, {Trouble.BROKEN_OFF, Trouble.OTHER_MECHANISM}),  # which, is a race within libzmq
     ],
 )
 def test_what_stands_between_two_sides_is_found(
-    tmp_path: Path, server: str | None, client: str | None, lets_in: bool, expected: Trouble | None
+    tmp_path: Path, server: str | None, client: str | None, lets_in: bool, expected: set[Trouble]
 ) -> None:
     pairs = {name: make_pair(tmp_path / name) for name in ("a", "b", "own")}
     credentials = None if client is None else Credentials(pairs["own"], pairs[client].public)
     with neuron(None if server is None else pairs[server], lets_in=lets_in) as address:
-        assert trouble_of(address, credentials, expected) == expected
+        found = trouble_of(address, credentials, expected)
+    assert found in expected if expected else found is None
 
 
 def test_where_nobody_listens_there_is_no_such_trouble(tmp_path: Path) -> None:
     with neuron(None, lets_in=True):
-        assert trouble_of(f"tcp://127.0.0.1:{free_port()}", None, None) is None
+        assert trouble_of(f"tcp://127.0.0.1:{free_port()}", None, set()) is None
 
 
 def test_neuronctl_says_what_to_do(tmp_path: Path) -> None:
