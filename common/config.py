@@ -41,7 +41,7 @@ def convert(data: object, kind: type[T], origin: str) -> T:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{origin}: {_readable(str(error))}") from None
+        raise ConfigError(f"{origin}: {_readable(str(error), kind)}") from None
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -92,10 +92,13 @@ def _refuse_unknown_keys(data: object, kind: Any, path: str, origin: str) -> Non
             fields = _fields(member)
             for key, value in data.items():
                 if key not in fields:
-                    raise ConfigError(
-                        f"{origin}: {path}{key}: unknown key; allowed here: {', '.join(sorted(fields)) or 'none'}"
-                    )
+                    known = ", ".join(sorted(fields)) or "none"
+                    refused = getattr(member, "refused", {}).get(key)
+                    raise ConfigError(f"{origin}: {path}{key}: {refused or f'unknown key; allowed here: {known}'}")
                 _refuse_unknown_keys(value, fields[key], f"{path}{key}.", origin)
+        elif typing.get_origin(member) is dict and isinstance(data, dict):
+            for key, value in data.items():
+                _refuse_unknown_keys(value, typing.get_args(member)[1], f"{path}{key}.", origin)
         elif typing.get_origin(member) in (list, tuple) and isinstance(data, list):
             for index, value in enumerate(data):
                 _refuse_unknown_keys(value, typing.get_args(member)[0], f"{path.rstrip('.')}[{index}].", origin)
@@ -127,12 +130,14 @@ _WORDS = {
     "`object`": "a section",
     "`array`": "a list",
     "`str`": "text",
+    " | null`": "`",
     "`int`": "a whole number",
+    "`float`": "a number",
     "`bool`": "true or false",
 }
 
 
-def _readable(text: str) -> str:
+def _readable(text: str, kind: Any) -> str:
     """Turn msgspec's "Expected `int`, got `str` - at `$.a.b`" into "a.b: expected a whole number, got text"."""
     match = re.fullmatch(r"(.*?)(?: - at `(?:key in )?\$\.?(.*?)`)?", text, re.DOTALL)
     assert match is not None
@@ -140,4 +145,20 @@ def _readable(text: str) -> str:
     for code, word in _WORDS.items():
         message = message.replace(code, word)
     message = message[:1].lower() + message[1:]
+    choices = _choices(kind, path) if path else []
+    if choices:
+        message += f"; allowed: {', '.join(choices)}"
     return f"{path}: {message}" if path else message
+
+
+def _choices(kind: Any, path: str) -> list[str]:
+    """Return the words that are allowed at a path, none where it takes other values only."""
+    for name in path.replace("[...]", ".[]").replace("[", ".[").split("."):
+        if name.startswith("["):
+            kind = next((typing.get_args(m)[-1] for m in _members(kind) if typing.get_origin(m) in (list, dict)), None)
+        elif name:
+            kind = _fields(kind).get(name)
+    members = _members(kind)
+    words = [str(value) for m in members if typing.get_origin(m) is typing.Literal for value in typing.get_args(m)]
+    plain = {bool: ["true", "false"], int: ["a whole number"]}
+    return words + [word for m in members for word in plain.get(m, [])] if words else []

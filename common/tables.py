@@ -65,9 +65,10 @@ def show_models(models: Sequence[ModelState], *, node: str | None = None) -> Non
         progress = next((r.progress for r in m.replicas if r.status == "loading"), None)
         if progress is not None and m.status == "loading":
             status = f"loading {progress:.0%}"
+        status += ", draining" if m.draining else ""
+        status += ", outdated" if any(r.outdated for r in m.replicas) else ""
         table.add_row(
-            m.id if node is None else f"{node}/{m.id}",
-            status + (", draining" if m.draining else "") + (", pinned" if m.pinned else ""),
+            m.id if node is None else f"{node}/{m.id}", status + (", pinned" if m.pinned else ""),
             ", ".join("+".join((r.device, *r.also_on)) for r in m.replicas) or "-", str(m.running), str(m.queued),
             _or_dash(m.context), _or_dash(m.kv_tokens), _or_dash(m.parallel), _mib(m.memory_mb),
         )  # fmt: skip

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import zmq
@@ -29,7 +30,7 @@ from neuron.models.library import Found, Library, Lookout
 from neuron.process.children import Children
 from neuron.process.children import Exit as ChildEnd
 from neuron.settings import NeuronSettings
-from neuron.sources import resolve_source
+from neuron.sources import identify, resolve_source
 from neuron.state_file import find_state_file, read_state, write_state
 from neuron.supervisor import events
 from neuron.supervisor.instructions import (
@@ -193,8 +194,8 @@ class Daemon:
                 self._spawn(instruction)
             case Kill(incarnation, hard):
                 self._children.kill(incarnation, hard=hard)
-            case ResolveSource(model, source):
-                self._resolve(model, source)
+            case ResolveSource(model, source, beside):
+                self._resolve(model, source, beside)
             case TellLog(peer, request, child, since):
                 cursor, lines = self._children.last_words.since(child, since)
                 incarnation = self._machine.host.incarnation
@@ -260,10 +261,10 @@ class Daemon:
             )
         )
 
-    def _resolve(self, model: str, source: str) -> None:
+    def _resolve(self, model: str, source: str, beside: Sequence[str]) -> None:
         try:
             path = str(resolve_source(source, self._model_dirs, self._hub_cache))
         except RequestError as error:
             self._post(events.SourceResolved(model, None, error.message))
         else:
-            self._post(events.SourceResolved(model, path))
+            self._post(events.SourceResolved(model, path, identity=identify([path, *beside])))

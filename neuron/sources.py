@@ -1,10 +1,16 @@
 """Where a model's file is: `file:/path`, `package:NAME/FILE`, `hf:ORG/REPO:QUANT`, or a name below model_dirs."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import Code, RequestError
+from common.ids import digest
+from neuron.models import shards
 from neuron.models.hub_cache import BadReference, find_cached, parse_reference
+
+MOST_PARTS = 1000
+"""A name that claims more is no model's."""
 
 
 def resolve_source(source: str, model_dirs: list[Path], hub_cache: Path) -> Path:
@@ -23,6 +29,27 @@ def resolve_source(source: str, model_dirs: list[Path], hub_cache: Path) -> Path
     if kind == "hf":
         return _cached(source, hub_cache)
     return _below(source, model_dirs)
+
+
+def identify(paths: Sequence[str]) -> str:
+    """Return an identity of what files hold, all parts of a sharded model included: it changes when they do."""
+    names = []
+    for path in map(Path, paths):
+        shard = shards.split(path.name)
+        names += [path] if shard is None else [path.with_name(n) for n in _parts(shard)]
+    return digest(";".join(map(_state, names)).encode())
+
+
+def _parts(shard: shards.Shard) -> list[str]:
+    return [shards.part_name(shard, part) for part in range(1, min(shard.parts, MOST_PARTS) + 1)]
+
+
+def _state(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"{path}:{error.errno}"
+    return f"{path}:{status.st_size}:{status.st_mtime_ns}"
 
 
 def _packaged(rest: str, source: str) -> Path:

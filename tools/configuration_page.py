@@ -41,12 +41,12 @@ def render() -> str:
     parts = [INTRODUCTION]
     for title, kind in FILES.items():
         parts.append(f"\n## {title}\n\n{_sentence(kind)}\n")
-        parts += _tables(kind, "")
+        parts += _tables(kind, "", {})
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _tables(kind: type[Any], prefix: str) -> list[str]:
-    """Return the table of a struct, then those of the structs in it."""
+def _tables(kind: type[Any], prefix: str, shown: dict[type[Any], str]) -> list[str]:
+    """Return the table of a struct, then those of the structs in it that are not `shown` yet, under those names."""
     rows, below = [], []
     texts, defaults = _sources(kind)
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -55,8 +55,12 @@ def _tables(kind: type[Any], prefix: str) -> list[str]:
         name = f"{prefix}{field.encode_name}"
         if inner is not None:
             name += "[]" if _is_list(hints[field.name]) else ""
-            below += ["", f"### `{name}`", "", _sentence(inner), "", *_tables(inner, f"{name}.")]
         text = texts.get(field.name) or (_sentence(inner) if inner is not None else "")
+        if inner is not None and inner in shown:
+            text = f"{text} Its keys are those of `{shown[inner]}`."
+        elif inner is not None:
+            shown[inner] = name
+            below += ["", f"### `{name}`", "", _sentence(inner), "", *_tables(inner, f"{name}.", shown)]
         default = "required" if field.required else _default(field, defaults[field.name], inner)
         rows.append(f"| `{name}` | {_type(hints[field.name])} | {default} | {text} |".replace("  ", " "))
     return ["| key | value | default | meaning |", "|---|---|---|---|", *rows, *below]
@@ -86,14 +90,14 @@ def _sources(kind: type[Any]) -> tuple[dict[str, str], dict[str, str]]:
 
 def _default(field: Any, written: str, inner: type[Any] | None) -> str:
     """Return a default; one that depends on the host stands in the text, and is only called so here."""
-    if written.startswith("msgspec.field"):
+    if written.startswith("msgspec.field") and field.default_factory is not msgspec.NODEFAULT:
         value = field.default_factory()
         return f"`{_yaml(value)}`" if isinstance(value, list) else "of this host"
     if "os." in written or "socket." in written:
         return "of this host"
     if field.default is msgspec.NODEFAULT:
         value = field.default_factory()
-        return "–" if inner is not None and not isinstance(value, list) else f"`{_yaml(value)}`"
+        return "–" if inner is not None and not isinstance(value, list | dict) else f"`{_yaml(value)}`"
     if inner is not None and isinstance(field.default, msgspec.Struct):
         return "–"
     return "unset" if field.default is None else f"`{_yaml(field.default)}`"
@@ -110,6 +114,8 @@ def _yaml(value: Any) -> str:
 
 
 def _type(kind: Any) -> str:
+    if kind is Any:
+        return "anything"
     if typing.get_origin(kind) is typing.Annotated:
         inner, *limits = typing.get_args(kind)
         return _type(inner) + "".join(_limit(m) for m in limits if isinstance(m, msgspec.Meta))

@@ -80,6 +80,13 @@ class Models(Message, frozen=True, kw_only=True):
     request: str
 
 
+class Effective(Message, frozen=True, kw_only=True):
+    """Ask what a model runs with here, and why."""
+
+    request: str
+    model: str
+
+
 class Version(Message, frozen=True, kw_only=True):
     """Ask for the versions of neuron, protocol and llama.cpp."""
 
@@ -96,6 +103,8 @@ class Load(Message, frozen=True, kw_only=True):
     device: str | None = None
     may_evict: bool = True
     """False: load it only where nothing has to give way."""
+    replace: bool = False
+    """Where it is loaded: finish its jobs and load it anew, with the newest profile."""
 
 
 class Unload(Message, frozen=True, kw_only=True):
@@ -202,7 +211,7 @@ class ReadLog(Message, frozen=True, kw_only=True):
 
 
 ToNeuron = (
-    Hello | Beat | Submit | Abort | Claim | Status | Discover | Health | Models | Version
+    Hello | Beat | Submit | Abort | Claim | Status | Discover | Health | Models | Effective | Version
     | Load | Unload | Pin | Unpin | ClearCache | Memory | Drain | Undrain | Pause | Resume | RestartWorker
     | ReadEvents | ReadLog | CancelJobs
 )  # fmt: skip

@@ -1,7 +1,8 @@
 """What a supervisor and its prep process say to each other."""
 
+from common.engine_options import EngineOptions, SamplingDefaults
 from common.messages.base import Message, Part
-from common.messages.jobs import Failed, Grammar, Job, Rendered
+from common.messages.jobs import Failed, Grammar, Job, Rendered, Sampling
 from common.messages.work import Stop
 
 
@@ -10,6 +11,7 @@ class Inspect(Message, frozen=True, kw_only=True):
 
     model: str
     path: str
+    engine: EngineOptions = EngineOptions()
 
 
 class Prepare(Message, frozen=True, kw_only=True):
@@ -19,6 +21,9 @@ class Prepare(Message, frozen=True, kw_only=True):
     path: str
     context: int
     """Tokens one request may use."""
+    engine: EngineOptions = EngineOptions()
+    sampling: SamplingDefaults = SamplingDefaults()
+    """The profile's, for what the job leaves open."""
 
 
 class ModelFacts(Part, frozen=True, kw_only=True):
@@ -29,12 +34,30 @@ class ModelFacts(Part, frozen=True, kw_only=True):
     file_bytes: int
     context_train: int
     kv_bytes_per_token: int
+    """Of f16, in the layers that look back at everything."""
     layers: int
     embedding: int
     vocabulary: int
     capabilities: list[str]
     vocab_fingerprint: str
     format: str = ""
+    window_bytes_per_token: int = 0
+    """Of f16, in the layers that look back at a window."""
+    window: int = 0
+    """Tokens they look back at."""
+    key_share: float = 0.5
+    """Of the keys in those bytes; the rest are values."""
+    state_bytes: int = 0
+    """Of recurrent layers, for each sequence."""
+    heads: int = 0
+    layer_bytes: list[int] = []
+    """Weights of each layer, without what stays in host memory whatever the device; empty: not told apart."""
+    output_bytes: int = 0
+    """Weights of the output, which go where the last layer goes."""
+    host_bytes: int = 0
+    """Weights that stay in host memory: the input's, and those that the profile's options keep there."""
+    sampling: SamplingDefaults = SamplingDefaults()
+    """The file's own defaults."""
 
 
 class Inspected(Message, frozen=True, kw_only=True):
@@ -70,6 +93,8 @@ class Prepared(Message, frozen=True, kw_only=True):
     thinking_open: bool = False
     shown: list[int] = []
     """Control tokens whose text belongs to the answer."""
+    sampling: Sampling | None = None
+    """The job's, filled up with the profile's and the file's defaults; None: as the job says."""
 
 
 class PrepHello(Message, frozen=True, kw_only=True):

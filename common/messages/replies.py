@@ -66,6 +66,24 @@ class ModelsReply(Message, frozen=True, kw_only=True):
     models: list[ModelState]
 
 
+class Setting(Part, frozen=True, kw_only=True):
+    """One thing that a model runs with."""
+
+    name: str
+    value: str
+    why: str
+    device: str = ""
+    """Where; "": everywhere, or not loaded."""
+
+
+class EffectiveReply(Message, frozen=True, kw_only=True):
+    """Answer to Effective."""
+
+    request: str
+    model: str
+    settings: list[Setting]
+
+
 class VersionReply(Message, frozen=True, kw_only=True):
     """Answer to Version."""
 
@@ -171,6 +189,6 @@ class Refused(Message, frozen=True, kw_only=True):
 
 FromNeuron = (
     NodeState | Started | Tokens | Ended | Failed | Rendered | HelloWanted | Claimed | StatusReply | DiscoverReply
-    | HealthReply | ModelsReply | VersionReply | MemoryReply | EventsReply | LogReply
+    | HealthReply | ModelsReply | EffectiveReply | VersionReply | MemoryReply | EventsReply | LogReply
     | Progress | Done | Refused
 )  # fmt: skip

@@ -65,8 +65,20 @@ class ReplicaState(Part, frozen=True, kw_only=True):
     """KV cells that hold a token."""
     makes_room_for: str | None = None
     """Why it is on its way out: another model needs its memory."""
+    outdated: bool = False
+    """Its profile has changed since; it is replaced when idle, or by a load that says so."""
     also_on: list[str] = []
     """Further devices that hold equal shares of it; `memory_mb` is all of them together."""
+
+
+class Forecast(Part, frozen=True, kw_only=True):
+    """What a model would take of a device that held nothing else."""
+
+    device: str
+    context: int
+    kv_tokens: int
+    kv_mb: int
+    memory_mb: int
 
 
 class ModelState(Part, frozen=True, kw_only=True):
@@ -85,6 +97,10 @@ class ModelState(Part, frozen=True, kw_only=True):
     parallel: int | None = None
     memory_mb: int | None = None
     """MiB reserved a replica, or estimated for one."""
+    forecasts: list[Forecast] = []
+    """One for each device that can hold it; none of a model over several devices."""
+    presence: Literal["present", "downloadable", "missing"] | None = None
+    """Whether its file is on this host; None: that has not been looked at."""
     feasible: bool = True
     """False: no device of this host can hold it, see reason."""
     draining: bool = False

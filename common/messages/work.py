@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from common.engine_options import EngineOptions
 from common.errors import Code
 from common.messages.base import Message, Part
 from common.messages.jobs import Ended, Failed, Grammar, JobKey, Sampling, Started, StartedItem, Tokens
@@ -25,6 +26,8 @@ class LoadModel(Message, frozen=True, kw_only=True):
     """MiB of host memory for idle sequences of all models of this worker."""
     devices: list[int] = []
     """Which of the worker's devices, counted from 0, hold equal shares of it; empty: the only one."""
+    engine: EngineOptions = EngineOptions()
+    """The profile's, `n_gpu_layers` as it was chosen."""
 
 
 class UnloadModel(Message, frozen=True, kw_only=True):
@@ -156,6 +159,10 @@ class Loaded(Message, frozen=True, kw_only=True):
     context: int
     kv_tokens: int
     parallel: int
+    host_mb: int = 0
+    """The same in host memory, where the device has its own."""
+    in_force: dict[str, str] = {}
+    """Engine options as llama.cpp has them in force."""
 
 
 class LoadFailed(Message, frozen=True, kw_only=True):
@@ -163,6 +170,7 @@ class LoadFailed(Message, frozen=True, kw_only=True):
 
     model: str
     code: Code
+    """`no_capacity`: there was less memory than it takes; any other: it is the file, the options or the engine."""
     message: str
 
 

@@ -48,7 +48,7 @@ def read_order(body: bytes) -> Order:
     try:
         return _order.decode(body or b"{}")
     except msgspec.ValidationError as error:
-        raise RequestError(Code.INVALID_VALUE, f"{error}; allowed: model, node, device") from None
+        raise RequestError(Code.INVALID_VALUE, f"{error}; allowed: model, node, device, replace") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(Code.INVALID_JSON, f"the body is not valid JSON: {error}") from None
 

@@ -12,7 +12,7 @@ from cortex.api.drift import DriftWatch
 from cortex.api.front import exchange_of, too_large
 from cortex.api.relay import Relay, outlet_of
 from cortex.dialects import bounds
-from cortex.dialects.canonical import make_jobs
+from cortex.dialects.canonical import fill, make_jobs, rank
 from cortex.dialects.contract import Dialect, Heading
 from cortex.fleet.contract import Events, Fleet
 from cortex.settings import GatewaySettings
@@ -43,17 +43,19 @@ class Generate:
         generation = request.generation
         bounds.check(generation, self._bounds)
         exchange.model = generation.model
-        model = exchange.model = exchange.known_model = self._fleet.resolve(generation.model)
+        model, alias = self._fleet.resolve(generation.model)
+        exchange.model = exchange.known_model = model
         exchange.identity.require(model)
         for given in generation.inputs:
             if isinstance(given, Chat):
                 self._drift.look(given, principal=exchange.identity.name, model=model, request_id=exchange.request_id)
+        generation = fill(generation, alias)
         jobs = make_jobs(
             generation,
             model=model,
             request_id=exchange.request_id,
             principal=exchange.identity.name,
-            priority=exchange.identity.priority,
+            priority=rank(exchange.identity.priority, alias),
             budget_ms=self._budget_ms,
             new_id=new_job_id,
         )

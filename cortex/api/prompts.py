@@ -9,6 +9,7 @@ from common.messages import Job, RenderedItem
 from cortex.api.exchange import Exchange
 from cortex.api.front import exchange_of
 from cortex.api.generate import read_body
+from cortex.dialects.canonical import fill_input, rank
 from cortex.dialects.question import Asking, Question
 from cortex.fleet.contract import Fleet
 from cortex.settings import GatewaySettings
@@ -35,18 +36,19 @@ class Prompts:
 async def ask(fleet: Fleet, exchange: Exchange, question: Question, budget_ms: int) -> RenderedItem:
     """Return the prompt that was asked for. Raises RequestError."""
     exchange.model = question.model
-    model = exchange.model = exchange.known_model = fleet.resolve(question.model)
+    model, alias = fleet.resolve(question.model)
+    exchange.model = exchange.known_model = model
     exchange.identity.require(model)
     job = Job(
         id=new_job_id(),
         attempt=0,
         model=model,
         request_id=exchange.request_id,
-        input=question.input,
+        input=fill_input(question.input, alias),
         answer="prompt",
         budget_ms=budget_ms,
         principal=exchange.identity.name,
-        priority=exchange.identity.priority,
+        priority=rank(exchange.identity.priority, alias),
     )
     call = exchange.call = fleet.submit([job])  # whatever happens, the exchange's end closes it
     while True:

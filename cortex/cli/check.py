@@ -58,11 +58,20 @@ def _show_places(configuration: Configuration, nodes: list[Node]) -> None:
             rows.append([profile.id, "nowhere", "no neuron answers that takes work"])
     if rows:
         tables.show(["MODEL", "WOULD GO TO", "BECAUSE"], rows)
+    sizes = [
+        [m.id, f"{n.name}/{f.device}", str(f.context), _mb(f.kv_mb), str(f.kv_tokens // f.context), _mb(f.memory_mb)]
+        for n in nodes
+        for m in n.models.values()
+        for f in m.forecasts
+    ]
+    if sizes:
+        columns = ("MODEL", "ALONE ON", "CONTEXT", "KV", "FULL CONTEXTS", "MEMORY")
+        tables.show(columns, sizes, right=columns[2:])
 
 
 def _explain(name: str, configuration: Configuration, nodes: list[Node]) -> int:
     try:
-        model = resolve(name, nodes, configuration.catalogue)
+        model, _ = resolve(name, nodes, configuration.catalogue)
     except RequestError as error:
         print(error.message)
         return FAILED

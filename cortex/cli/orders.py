@@ -49,6 +49,9 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
             command.add_argument("--node", metavar="NODE", help="on this neuron only")
         if verb not in ("pin", "unpin"):
             command.add_argument("--device", metavar="UUID", help="on this device only, as status shows it")
+        if verb == "load":
+            command.add_argument("--replace", action="store_true", default=None,
+                                 help="also where it is loaded: with the newest profile")  # fmt: skip
         add_gateway(command)
 
 
@@ -62,7 +65,7 @@ def add_gateway(command: argparse.ArgumentParser) -> None:
 def order(verb: str, arguments: argparse.Namespace) -> int:
     """Give an order and print what the neurons say; return the exit status. Raises ConfigError."""
     url, headers = connect(arguments.url, arguments.config)
-    wanted = {k: v for k in ("model", "node", "device") if (v := getattr(arguments, k, None)) is not None}
+    wanted = {k: v for k in ("model", "node", "device", "replace") if (v := getattr(arguments, k, None)) is not None}
     limits = httpx.Timeout(TIMEOUT_S, read=SILENCE_S)
     try:
         ask = functools.partial(httpx.stream, "POST", json=wanted, headers=headers, verify=trusted(arguments.config))

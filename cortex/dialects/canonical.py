@@ -1,12 +1,18 @@
 """The one internal request that every dialect becomes, and the jobs it stands for."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec import structs
 
+from common.catalogue import Alias
 from common.errors import Code
 from common.messages import Chat, Embed, Grammar, Infill, Job, JsonObject, JsonSchema, Rerank, Sampling, Text, TokenIds
+from cortex.dialects.effort import effort_arguments
+
+Input = TypeVar("Input", bound=Chat | Text | TokenIds | Embed | Rerank | Infill)
+ORDINARY_PRIORITY = 100
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +38,34 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     def size(self) -> int:
         """Number of jobs, which is also the number of choices in the reply."""
         return len(self.inputs) * self.n
+
+
+def fill(generation: Generation, alias: Alias | None) -> Generation:
+    """Return the request with what its alias says where it says nothing itself."""
+    if alias is None:
+        return generation
+    given = structs.asdict(alias.sampling)
+    sampling = {n: v for n, v in given.items() if v is not None and getattr(generation.sampling, n) is None}
+    return structs.replace(
+        generation,
+        inputs=[fill_input(i, alias) for i in generation.inputs],
+        sampling=structs.replace(generation.sampling, **sampling),
+    )
+
+
+def fill_input(given: Input, alias: Alias | None) -> Input:
+    """Return a prompt with the arguments that its alias has for the chat template."""
+    if alias is None or not isinstance(given, Chat):
+        return given
+    arguments = {**effort_arguments(alias.reasoning_effort), **alias.chat_template_kwargs, **given.template_kwargs}
+    return structs.replace(given, template_kwargs=arguments)
+
+
+def rank(priority: int, alias: Alias | None) -> int:
+    """Return the priority of a request: its key's, moved by its alias's distance from the ordinary one."""
+    if alias is None or alias.priority is None:
+        return priority
+    return max(0, priority + alias.priority - ORDINARY_PRIORITY)
 
 
 def make_jobs(

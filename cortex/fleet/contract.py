@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
+from common.catalogue import Alias
 from common.errors import Code, RequestError
 from common.messages import EndedItem, Job, RenderedItem, StartedItem, TokenLogprob
 from cortex.fleet.history import Happened
@@ -63,6 +64,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     model: str | None = None
     node: str | None = None
     device: str | None = None
+    replace: bool = False
+    """Of a load: also where it is loaded, with the newest profile."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -130,8 +133,8 @@ class Call(Protocol):
 class Fleet(Protocol):
     """All neurons, as the HTTP side sees them."""
 
-    def resolve(self, model: str) -> str:
-        """Return the id behind a model's name or alias. Raises RequestError where nobody knows it."""
+    def resolve(self, model: str) -> tuple[str, Alias | None]:
+        """Return the id behind a model's name or alias, and the alias if it says more. Raises RequestError."""
 
     def submit(self, jobs: list[Job]) -> Call:
         """Send the jobs of one request, all of one model, to a neuron. Raises RequestError where none can take them."""

@@ -57,7 +57,9 @@ def _knowing(nodes: Mapping[str, Node], model: str) -> list[str]:
 
 
 def _load(order: Order, model: str, profile: Profile | None) -> Make:
-    return lambda request: Load(request=request, model=model, profile=profile, device=order.device)
+    return lambda request: Load(
+        request=request, model=model, profile=profile, device=order.device, replace=order.replace
+    )
 
 
 def _unload(order: Order, model: str) -> Make:

@@ -9,7 +9,7 @@ import msgspec
 import zmq
 from msgspec import structs
 
-from common.catalogue import Catalogue
+from common.catalogue import Alias, Catalogue
 from common.ids import new_incarnation
 from common.messages import Job
 from cortex.bus_keys import BusKeys
@@ -111,8 +111,8 @@ class BusFleet:
         """Return all neurons as this process sees them."""
         return [link.node for link in self._links.values()]
 
-    def resolve(self, model: str) -> str:
-        """Return the id behind a model's name or alias. Raises RequestError where nobody knows it."""
+    def resolve(self, model: str) -> tuple[str, Alias | None]:
+        """Return the id behind a model's name or alias, and the alias if it says more. Raises RequestError."""
         return listing.resolve(model, self.view(), self._catalogue)
 
     def submit(self, jobs: list[Job]) -> JobCall:
@@ -123,7 +123,7 @@ class BusFleet:
     async def carry_out(self, verb: Verb, order: Order) -> NeuronErrand:
         """Ask the neurons that an admin's order concerns; see contract.Fleet."""
         if order.model is not None:
-            order = structs.replace(order, model=self.resolve(order.model))
+            order = structs.replace(order, model=self.resolve(order.model)[0])
         nodes = {name: link.node for name, link in self._links.items()}
         profile = self.jobs.placer.profile(order.model) if order.model is not None else None
         asks = errands.plan(verb, order, nodes, profile)

@@ -238,6 +238,8 @@ class JobClient:
         """Have a job that its neuron does not run any more go on with what has been delivered; or end its call."""
         node, track.node = track.node, None
         kind = classify(error)
+        if error.code is Code.CONTEXT_LENGTH_EXCEEDED and node is not None and self.placer.has_longer(track, node):
+            kind = Kind.REFUSAL
         if kind is Kind.FINAL or (kind is Kind.FAULT and not track.recovery.note_fault()):
             track.call.fail(error)
             return

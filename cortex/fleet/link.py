@@ -241,6 +241,11 @@ class Link:
                 self._loads[request] = model
                 self.node.note_load(model, memory_mb or 0)
 
+    def tell_profile(self, profile: Profile) -> bool:
+        """Tell of another profile of a model that the neuron has loaded; False if that cannot be sent now."""
+        message = Load(request=new_job_id(), model=profile.id, profile=profile, may_evict=False)
+        return self._is_greeted and self._send(message)
+
     def claim(self, claim: Claim) -> bool:
         """Send a claim; False if the connection takes nothing now."""
         return self._send(claim)

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-from common.catalogue import Catalogue, Profile
+from common.catalogue import Alias, Catalogue, Profile
 from common.errors import Code, RequestError
 from common.messages import ModelState
 from cortex.fleet import placement
+from cortex.fleet.aliases import choose, find, is_pattern
 from cortex.fleet.contract import Health
 from cortex.fleet.view import LinkState, Node
 
@@ -15,6 +16,7 @@ NO_NEURON_RETRY_S = 2.0
 _PRECEDENCE = ("loaded", "loading", "recovering", "unloading", "unloaded", "failed")
 """The model's status is the first of these that it has anywhere."""
 
+_RESIDENT = frozenset({"loaded", "loading", "recovering"})
 _OK_DEVICE_STATES = frozenset({"ready", "starting", "stopped", "draining"})
 
 
@@ -27,22 +29,23 @@ def list_models(nodes: Iterable[Node], catalogue: Catalogue, created: int) -> li
     entries = []
     for model in ids:
         entry = _entry(model, nodes, profiles.get(model), created)
-        names = sorted(a for a, target in aliases.items() if target == model)
+        names = sorted(a for a, target in aliases.items() if _target(target) == model)
         if names:
             entry["aliases"] = names
         entries.append(entry)
-        entries += [{**entry, "id": name, "aliases": [], "alias_of": model} for name in names]
+        single = [name for name in names if not is_pattern(name)]
+        entries += [{**entry, "id": name, "aliases": [], "alias_of": model} for name in single]
     return entries
 
 
-def resolve(name: str, nodes: Iterable[Node], catalogue: Catalogue) -> str:
-    """Return the id behind a model's name or alias. Raises RequestError where nobody knows it."""
+def resolve(name: str, nodes: Iterable[Node], catalogue: Catalogue) -> tuple[str, Alias | None]:
+    """Return the id behind a model's name or alias, and the alias. Raises RequestError where nobody knows it."""
     nodes = list(nodes)
-    if catalogue.profile(name) is not None or any(name in n.models for n in nodes):
-        return name
-    target = collect_aliases(nodes, catalogue).get(name)
+    ids = {p.id for p in catalogue.models}.union(*(n.models for n in nodes))
+    target = find(name, ids, collect_aliases(nodes, catalogue))
     if target is not None:
-        return target
+        model = choose(target, {m for n in nodes if n.is_here for m, s in n.models.items() if s.status in _RESIDENT})
+        return model, target if isinstance(target, Alias) else None
     if nodes and not any(n.is_known for n in nodes):
         raise RequestError(
             Code.NO_HEALTHY_NEURON, "no neuron has answered yet", retriable=True, retry_after_s=NO_NEURON_RETRY_S
@@ -52,10 +55,14 @@ def resolve(name: str, nodes: Iterable[Node], catalogue: Catalogue) -> str:
     )
 
 
-def collect_aliases(nodes: Iterable[Node], catalogue: Catalogue) -> dict[str, str]:
-    """Map aliases to model ids; the gateway's catalogue wins over the neurons' own."""
-    aliases = {a: target for node in nodes for a, target in node.aliases.items()}
+def collect_aliases(nodes: Iterable[Node], catalogue: Catalogue) -> dict[str, str | Alias]:
+    """Map aliases to models; the gateway's catalogue wins over the neurons' own."""
+    aliases: dict[str, str | Alias] = {a: target for node in nodes for a, target in node.aliases.items()}
     return {**aliases, **catalogue.aliases}
+
+
+def _target(alias: str | Alias) -> str:
+    return alias if isinstance(alias, str) else alias.model
 
 
 def _entry(model: str, nodes: list[Node], profile: Profile | None, created: int) -> dict[str, Any]:

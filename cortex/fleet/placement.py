@@ -57,7 +57,7 @@ def rank(nodes: Iterable[Node], model: str, profile: Profile | None) -> list[Pla
     """Order the neurons that may load `model`, best first. Without a profile only those that know the model count.
 
     1. There is hope: it fits by some means, and the last attempt did not fail.
-    2. The neuron has read the model's file.
+    2. The neuron has the model's file; it is not known whether it has; it could fetch it. One without it comes last.
     3. The profile's `pinned_on` names it.
     4. It fits free; after evicting; after draining busy models; that is not known.
     5. Most free memory on one device.
@@ -71,16 +71,19 @@ def rank(nodes: Iterable[Node], model: str, profile: Profile | None) -> list[Pla
         if (state is None and profile is None) or (state is not None and state.draining):
             continue
         is_failed = state is not None and (state.status == "failed" or not state.feasible)
+        presence = None if state is None else state.presence
         has_file = state is not None and state.memory_mb is not None and not is_failed
         is_named = profile is not None and node.name in profile.pinned_on
         need_mb = _need_mb(state, profile, elsewhere_mb)
         fit, free_mb = judge(node, profile, need_mb)
         reasons = [text for text, holds in (("has the file", has_file), ("named in pinned_on", is_named)) if holds]
         reasons.append(_WORDS[fit])
-        if state is not None and is_failed:
+        if presence in ("downloadable", "missing"):
+            reasons.append("it has not fetched the file yet" if presence == "downloadable" else "it has no such file")
+        elif state is not None and is_failed:
             reasons.append(f"the last attempt failed: {state.reason or 'without a reason'}")
         place = Place(node.name, fit, free_mb, need_mb, reasons)
-        hope = 2 if is_failed else int(place.is_hopeless)
+        hope = 2 + (presence == "missing") if is_failed else int(place.is_hopeless)
         key = (hope, not has_file, not is_named, fit, -(free_mb or 0), digest(f"{model}\0{node.name}".encode()))
         ranked.append((key, place))
     ranked.sort(key=lambda pair: pair[0])

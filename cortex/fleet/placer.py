@@ -1,11 +1,11 @@
 """Sends jobs to a neuron: to a replica of their model, or to where all gateways agree that it is loaded."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from common.catalogue import Catalogue, Profile
 from common.errors import Code, RequestError
-from common.messages import Claimed, NodeState
+from common.messages import Claimed, ModelState, NodeState
 from cortex.fleet import placement, routing
 from cortex.fleet.calls import Track
 from cortex.fleet.claims import Claims
@@ -35,6 +35,8 @@ class Placer:
         """
         self._node_grace_s = node_grace_s
         self._links = links
+        self._told: dict[tuple[str, str], str] = {}
+        """By neuron and model: the fingerprint of the profile that it was told of."""
         self.adopt(catalogue)
         self._clock = clock
         self._refused = refused
@@ -46,6 +48,9 @@ class Placer:
     def adopt(self, catalogue: Catalogue) -> None:
         """Take the profiles of another catalogue."""
         self._profiles = {p.id: p for p in catalogue.models}
+        self._fingerprints = {p.id: p.fingerprint for p in catalogue.models}
+        for link in self._links.values():
+            self._tell_changes(link.node, link.node.models.values())
 
     def profile(self, model: str) -> Profile | None:
         """Return the catalogue's profile of a model."""
@@ -60,6 +65,12 @@ class Placer:
         others = [n for n in self._holders.of(model) if n.name != node and routing.can_take_work(n)]
         return any(n.resident[model].status == "loaded" for n in others)
 
+    def has_longer(self, track: Track, node: str) -> bool:
+        """Say whether another neuron serves the job's model with a longer context than one that has refused it."""
+        states = {n.name: n.models.get(track.job.model) for n in self._nodes() if routing.can_take_work(n)}
+        contexts = {name: state.context or 0 for name, state in states.items() if state is not None}
+        return any(c > contexts.get(node, 0) for n, c in contexts.items() if n != node and n not in track.refusals)
+
     def tick(self) -> None:
         """Pass over registrars that do not answer."""
         self._claims.tick()
@@ -67,6 +78,17 @@ class Placer:
     def learn(self, node: Node, state: NodeState) -> None:
         """Take note of what a neuron holds."""
         self._holders.learn(node, state)
+        self._tell_changes(node, state.models)
+
+    def _tell_changes(self, node: Node, models: Iterable[ModelState]) -> None:
+        """Tell a neuron once that a model which it holds has another profile by now; it says when it goes over."""
+        for state in models:
+            ours = self._fingerprints.get(state.id)
+            told = (node.name, state.id)
+            if ours is None or not state.profile or state.status != "loaded" or state.profile == ours:
+                continue
+            if self._told.get(told) != ours and self._links[node.name].tell_profile(self._profiles[state.id]):
+                self._told[told] = ours
 
     def claimed(self, node: str, message: Claimed) -> None:
         """Take a registrar's answer."""

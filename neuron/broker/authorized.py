@@ -12,8 +12,8 @@ Role = Literal["gateway", "admin", "observer"]
 ROLES: tuple[str, ...] = get_args(Role)
 
 _LOOK = frozenset(
-    {messages.Hello, messages.Status, messages.Discover, messages.Health, messages.Models, messages.Memory,
-     messages.ReadEvents, messages.Version}
+    {messages.Hello, messages.Status, messages.Discover, messages.Health, messages.Models, messages.Effective,
+     messages.Memory, messages.ReadEvents, messages.Version}
 )  # fmt: skip
 _WORK = frozenset({messages.Submit, messages.Abort, messages.Claim, messages.Beat})
 ALLOWED: dict[str, frozenset[type]] = {

@@ -32,6 +32,11 @@ def _model_and_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="UUID", help="on this device only")
 
 
+def _load_arguments(parser: argparse.ArgumentParser) -> None:
+    _model_and_device(parser)
+    parser.add_argument("--replace", action="store_true", help="also where it is loaded: with the newest profile")
+
+
 def _device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", metavar="DEVICE", help="UUID, as status shows it")
 
@@ -72,10 +77,10 @@ def _target(arguments: argparse.Namespace) -> dict[str, Any]:
 ORDERS: dict[str, Runnable] = {
     "load": Command(
         "load a model, and wait until it is loaded",
-        lambda r, a: Load(request=r, model=a.model, device=a.device),
+        lambda r, a: Load(request=r, model=a.model, device=a.device, replace=a.replace),
         Done,
         _show_done,
-        _model_and_device,
+        _load_arguments,
     ),
     "unload": Command(
         "finish a model's jobs, then unload it",

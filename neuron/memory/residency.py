@@ -3,10 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-import msgspec
-
 from common.catalogue import Profile
-from common.ids import digest
 from common.messages import ModelFacts, ModelStatus, ReplicaStatus
 from neuron.memory.estimate import MemoryPlan
 from neuron.memory.prefixes import Prefixes
@@ -31,6 +28,10 @@ class Replica:
     """Of the last completed load."""
     memory_mb: int | None = None
     """As reserved, then as measured, of all its devices together."""
+    host_mb: int = 0
+    """In host memory, beside a GPU."""
+    in_force: dict[str, str] = field(default_factory=dict)
+    """Engine options as llama.cpp has them."""
     running: int = 0
     loaded_at: float = 0.0
     used_at: float = 0.0
@@ -80,15 +81,35 @@ class Model:
     profile: Profile
     is_own: bool
     """Whether the profile stands in the neuron's own file."""
+    own: Profile | None = None
+    """The neuron's own profile, which stands above others in source and engine."""
+    given: Profile | None = None
+    """The profile with its variants, where it has any; `profile` is the one that is tried or served."""
+    others: list[Profile] = field(default_factory=list)
+    """Variants that have not been tried yet, best first."""
+    newer: Profile | None = None
+    """A profile that came while it was loaded with this one."""
     path: str | None = None
     facts: ModelFacts | None = None
     fault: str | None = None
     """Why it cannot be served; None: nothing known against it."""
+    fault_until: float = 0.0
+    """Until then it is believed without another look, monotonic seconds."""
+    identity: str = ""
+    """Of the file that was looked at; "" if it is not known."""
+    lasting_fault: tuple[str, str] | None = None
+    """(identity, reason): of a fault that stays while the file does. A model of another profile is another object."""
+    has_retried: bool = False
+    """Whether its load, which ran out of memory, is being tried once more with a corrected estimate."""
+    made_room: list[tuple[str, str]] = field(default_factory=list)
+    """(model, device): who went for its load, and comes back should that fail."""
     shortfall: str | None = None
     """Why no device of this host can ever hold it, with the numbers; None: one can, or that is not known yet."""
     load_deaths: int = 0
     """Workers in a row that ended by themselves while they loaded it."""
     inspecting: bool = False
+    forecast: dict[str, MemoryPlan] = field(default_factory=dict)
+    """By device that can hold it alone: the sizes it would have there."""
     plan: MemoryPlan | None = None
     """Sizes of the last load; before the first one those on the device with most memory."""
     replicas: dict[str, Replica] = field(default_factory=dict)
@@ -108,8 +129,8 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the profile in force."""
-        return digest(msgspec.msgpack.encode(self.profile))
+        """Identity of what it is served as."""
+        return self.profile.fingerprint
 
     @property
     def status(self) -> ModelStatus:

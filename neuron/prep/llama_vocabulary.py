@@ -1,176 +1,63 @@
-"""Vocabularies through llama.cpp, loaded vocabulary-only; the only file of prep that imports it."""
+"""Vocabularies through llama.cpp, loaded vocabulary-only."""
 
 import ctypes
 import os
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import llama_cpp
-from llama_cpp._ggml import libggml
+import msgspec
 
+from common.engine_options import EngineOptions, SamplingDefaults
 from common.ids import digest
 from common.messages import ModelFacts
+from neuron.prep import llama_said
+from neuron.prep.llama_header import kv_bytes_per_token, numbers, open_header, parts, tensor_bytes
+from neuron.prep.llama_measure import kv_overrides, measure
+from neuron.prep.llama_said import build
 from neuron.prep.vocabulary import Gap, UnusableFile
 
-_INTEGERS = {
-    0: ctypes.c_uint8, 1: ctypes.c_int8, 2: ctypes.c_uint16, 3: ctypes.c_int16,
-    4: ctypes.c_uint32, 5: ctypes.c_int32, 10: ctypes.c_uint64, 11: ctypes.c_int64,
+__all__ = ["LlamaVocabulary", "build", "open_vocabulary"]
+
+NO_OPTIONS = EngineOptions()
+_SAMPLING = {
+    "temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p", "penalty_repeat": "repeat_penalty",
+    "penalty_last_n": "repeat_last_n", "xtc_probability": "xtc_probability", "xtc_threshold": "xtc_threshold",
+    "mirostat": "mirostat", "mirostat_tau": "mirostat_tau", "mirostat_eta": "mirostat_eta",
 }  # fmt: skip
-"""By gguf_type. Asking for a value of another type than it has would abort the process."""
-_STRING, _ARRAY = 8, 9
-"""gguf_type."""
-_LOG_ERROR = 4
-"""ggml_log_level."""
-_F16_BYTES = 2
-_UNKNOWN_ARCHITECTURE = "unknown model architecture"
-_FIRST_PART = re.compile(r"(?P<stem>.*)-00001-of-\d{5}\.gguf")
+"""Keys general.sampling.… of a file, and what they are called here."""
 
 
-class _GgufParams(ctypes.Structure):
-    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
-
-
-def _gguf(name: str, result: Any, *arguments: Any) -> Any:
-    function = getattr(libggml, name)
-    function.restype, function.argtypes = result, list(arguments)
-    return function
-
-
-_open = _gguf("gguf_init_from_file", ctypes.c_void_p, ctypes.c_char_p, _GgufParams)
-_free = _gguf("gguf_free", None, ctypes.c_void_p)
-_find = _gguf("gguf_find_key", ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p)
-_type = _gguf("gguf_get_kv_type", ctypes.c_int, ctypes.c_void_p, ctypes.c_int64)
-_data = _gguf("gguf_get_val_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-_str = _gguf("gguf_get_val_str", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64)
-_array_length = _gguf("gguf_get_arr_n", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64)
-_array_type = _gguf("gguf_get_arr_type", ctypes.c_int, ctypes.c_void_p, ctypes.c_int64)
-_array_data = _gguf("gguf_get_arr_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-_tensor_count = _gguf("gguf_get_n_tensors", ctypes.c_int64, ctypes.c_void_p)
-_tensor_offset = _gguf("gguf_get_tensor_offset", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64)
-_tensor_size = _gguf("gguf_get_tensor_size", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64)
-_data_offset = _gguf("gguf_get_data_offset", ctypes.c_size_t, ctypes.c_void_p)
-
-_errors: list[str] = []
-"""What llama.cpp complained of since the list was last cleared; the first is the cause, the rest report it upwards."""
-
-
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
-    if level == _LOG_ERROR:
-        _errors.append(re.sub(r"^[\w:~]+: ", "", text.decode(errors="replace").strip()))
-
-
-llama_cpp.llama_log_set(_log, ctypes.c_void_p(0))
-llama_cpp.llama_backend_init()
-
-
-def build() -> str:
-    """Return the version of the binding."""
-    return f"llama-cpp-python {llama_cpp.__version__}"
-
-
-def open_vocabulary(path: str) -> "LlamaVocabulary":
+def open_vocabulary(path: str, options: EngineOptions = NO_OPTIONS) -> "LlamaVocabulary":
     """Open a GGUF. Raises UnusableFile: no GGUF, shorter than its header says, unknown to this llama.cpp; OSError."""
-    with _header(path) as header:
-        kv_bytes = _kv_bytes(header)
-        parts = _parts(path, (_numbers(header, b"split.count") or [1])[0])
-    file_bytes = sum(_check_size(part) for part in parts)
+    with open_header(path) as header:
+        kv_bytes = kv_bytes_per_token(header)
+        files = parts(path, (numbers(header, b"split.count") or [1])[0])
+    sizes: dict[str, int] = {}
+    for file in files:
+        of_file = tensor_bytes(file)
+        sizes |= {**of_file, "": of_file[""] + sizes.get("", 0)}
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     params.n_gpu_layers = 0
-    _errors.clear()
+    overrides = kv_overrides(options.override_kv)
+    if options.override_kv:
+        params.kv_overrides = overrides
+    llama_said.clear()
     model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
-        raise UnusableFile(f"llama.cpp refuses it: {_complaint()}")
-    return LlamaVocabulary(model, file_bytes, kv_bytes)
-
-
-def _complaint() -> str:
-    complaint = next(iter(_errors), "it gives no reason")
-    if _UNKNOWN_ARCHITECTURE in complaint:
-        complaint += f"; it needs a newer llama.cpp; this is {build()}"
-    return complaint
-
-
-@contextmanager
-def _header(path: str) -> Iterator[int]:
-    """Yield the file's header as ggml read it."""
-    with open(path, "rb") as file:
-        if file.read(4) != b"GGUF":
-            raise UnusableFile("it is no GGUF file (it does not begin with 'GGUF')")
-    _errors.clear()
-    header = _open(os.fsencode(path), _GgufParams(True, None))
-    if not header:
-        raise UnusableFile(f"its header is damaged or cut off: {_complaint()}")
-    try:
-        yield header
-    finally:
-        _free(header)
-
-
-def _parts(path: str, count: int) -> list[str]:
-    """Return the files a model consists of: one, or as many as its first part says, named as llama.cpp wants them."""
-    if count <= 1:
-        return [path]
-    match = _FIRST_PART.fullmatch(path)
-    if match is None:
-        raise UnusableFile(f"it is one of {count} parts; name the first, which ends in -00001-of-{count:05}.gguf")
-    parts = [f"{match['stem']}-{i:05}-of-{count:05}.gguf" for i in range(1, count + 1)]
-    missing = [Path(part).name for part in parts if not Path(part).is_file()]
-    if missing:
-        raise UnusableFile(f"parts of it are missing: {', '.join(missing)}")
-    return parts
-
-
-def _check_size(path: str) -> int:
-    """Return the size of a file in bytes. Loading the vocabulary alone would not notice that tensors are cut off."""
-    size = os.stat(path).st_size
-    with _header(path) as header:
-        ends = [_tensor_offset(header, i) + _tensor_size(header, i) for i in range(_tensor_count(header))]
-        needed = _data_offset(header) + max(ends) if ends else 0
-    if size < needed:
-        raise UnusableFile(f"{Path(path).name} is truncated: {size} bytes of {needed}; download it again")
-    return size
-
-
-def _kv_bytes(header: int) -> int:
-    """Return the bytes of f16 KV one token takes: heads × (key + value), over all layers."""
-    key = _find(header, b"general.architecture")
-    if key < 0 or _type(header, key) != _STRING:
-        raise UnusableFile("its header names no general.architecture")
-    arch = _str(header, key)
-    layers = (_numbers(header, arch + b".block_count") or [0])[0]
-    heads = _numbers(header, arch + b".attention.head_count") or [0]
-    kv_heads = _numbers(header, arch + b".attention.head_count_kv") or heads
-    embedding = (_numbers(header, arch + b".embedding_length") or [0])[0]
-    head = embedding // max(heads) if max(heads) else 0
-    width = (_numbers(header, arch + b".attention.key_length") or [head])[0]
-    width += (_numbers(header, arch + b".attention.value_length") or [head])[0]
-    total = sum(kv_heads) if len(kv_heads) > 1 else kv_heads[0] * layers
-    return total * width * _F16_BYTES
-
-
-def _numbers(header: int, name: bytes) -> list[int]:
-    """Return a whole number of the header, or a list of them; empty if it has none of that name."""
-    key = _find(header, name)
-    if key < 0:
-        return []
-    kind, length, read = _type(header, key), 1, _data
-    if kind == _ARRAY:
-        kind, length, read = _array_type(header, key), _array_length(header, key), _array_data
-    if kind not in _INTEGERS or not length:
-        return []
-    values = ctypes.cast(read(header, key), ctypes.POINTER(_INTEGERS[kind]))
-    return [int(values[i]) for i in range(length)]
+        raise UnusableFile(f"llama.cpp refuses it: {llama_said.complaint()}")
+    return LlamaVocabulary(path, model, sizes, kv_bytes)
 
 
 class LlamaVocabulary:
     """One opened file."""
 
-    def __init__(self, model: Any, file_bytes: int, kv_bytes: int) -> None:
+    def __init__(self, path: str, model: Any, sizes: dict[str, int], kv_bytes: int) -> None:
+        """`sizes`: of the tensors, by name, in bytes; of all files under ""."""
+        self._path = path
+        self._sizes = sizes
         self._model = model
         self._vocab = llama_cpp.llama_model_get_vocab(model)
         self._buffer = ctypes.create_string_buffer(256)
@@ -186,7 +73,7 @@ class LlamaVocabulary:
         self.facts = ModelFacts(
             architecture=arch,
             name=self._meta("general.name") or "",
-            file_bytes=file_bytes,
+            file_bytes=sizes[""],
             context_train=int(self._meta(f"{arch}.context_length") or 0),
             kv_bytes_per_token=kv_bytes,
             layers=int(self._meta(f"{arch}.block_count") or 0),
@@ -194,7 +81,12 @@ class LlamaVocabulary:
             vocabulary=self.size,
             capabilities=self._capabilities(arch),
             vocab_fingerprint=self._fingerprint(),
+            sampling=self._sampling(),
         )
+
+    def measure(self, options: EngineOptions) -> ModelFacts:
+        """Return the facts with what llama.cpp makes of the file, given the options. Raises UnusableFile."""
+        return measure(self._path, self.facts, self._sizes, options)
 
     def tokenise(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Return token ids."""
@@ -261,6 +153,18 @@ class LlamaVocabulary:
             return None
         file = int(llama_cpp.llama_vocab_fim_sep(self._vocab))
         return Gap(prefix, suffix, middle, file if file >= 0 else None)
+
+    def _sampling(self) -> SamplingDefaults:
+        """Read the file's own defaults; one that cannot be is passed over."""
+        given: dict[str, object] = {}
+        for key, name in _SAMPLING.items():
+            text = self._meta(f"general.sampling.{key}")
+            if text is not None:
+                with suppress(ValueError, msgspec.ValidationError):
+                    value = int(text) if name in ("top_k", "repeat_last_n", "mirostat") else float(text)
+                    msgspec.convert({name: value}, SamplingDefaults)
+                    given[name] = value
+        return msgspec.convert(given, SamplingDefaults)
 
     def _capabilities(self, arch: str) -> list[str]:
         """Tell from how the file pools, or that its attention looks ahead, what it was trained for."""

@@ -4,10 +4,23 @@ from collections.abc import Iterable
 
 from msgspec import structs
 
+from common.engine_options import SamplingDefaults, merged
 from common.errors import Code, RequestError, overflow
 from common.formats.family import Family
 from common.formats.reasoning import is_opened_by
-from common.messages import Chat, Embed, Infill, Job, Prepared, Rendered, RenderedItem, Rerank, Text, TokenIds
+from common.messages import (
+    Chat,
+    Embed,
+    Infill,
+    Job,
+    Prepared,
+    Rendered,
+    RenderedItem,
+    Rerank,
+    Sampling,
+    Text,
+    TokenIds,
+)
 from neuron.prep.calls import call_grammar
 from neuron.prep.constraint import resolve
 from neuron.prep.embeddings import check_kind, prepare_texts
@@ -15,6 +28,7 @@ from neuron.prep.infill import fill_in
 from neuron.prep.template import ChatTemplate
 from neuron.prep.vocabulary import Vocabulary
 
+NO_DEFAULTS = SamplingDefaults()
 STOPS = 16
 STOP_CHARACTERS = 256
 LONG_TOKEN = 16
@@ -26,11 +40,15 @@ MERGES = 64
 
 
 def prepare(
-    job: Job, vocabulary: Vocabulary, template: ChatTemplate | RequestError, context: int
+    job: Job,
+    vocabulary: Vocabulary,
+    template: ChatTemplate | RequestError,
+    context: int,
+    defaults: SamplingDefaults = NO_DEFAULTS,
 ) -> Prepared | Rendered:
     """Return the job's prompt as tokens, or the prompt itself where that is the answer.
 
-    `context` is what one request may use, answer and resume tokens included.
+    `context` is what one request may use, answer and resume tokens included. `defaults`: the profile's sampling.
     A template that does not compile is the reason why; it fails chats only. Raises RequestError.
     """
     _check_sampling(job, vocabulary)
@@ -59,10 +77,19 @@ def prepare(
         constraint=resolve(job, vocabulary),
         max_tokens=room if job.max_tokens is None else min(job.max_tokens, room),
         vocab_fingerprint=vocabulary.facts.vocab_fingerprint,
+        sampling=_filled(job.sampling, merged(vocabulary.facts.sampling, defaults)),
     )
     if isinstance(job.input, Chat) and isinstance(template, ChatTemplate):
         return _with_format(prepared, job.input, vocabulary, template.family, text)
     return prepared
+
+
+def _filled(sampling: Sampling, defaults: SamplingDefaults) -> Sampling:
+    """Take from the defaults what the request leaves open."""
+    given = structs.asdict(defaults)
+    return structs.replace(
+        sampling, **{n: v for n, v in given.items() if v is not None and getattr(sampling, n) is None}
+    )
 
 
 def _with_format(prepared: Prepared, chat: Chat, vocabulary: Vocabulary, family: Family, prompt: str) -> Prepared:

@@ -5,10 +5,12 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from msgspec import structs
 
 from common.codec import decode_to_prep, encode
+from common.engine_options import EngineOptions
 from common.errors import Code, ProtocolError, RequestError
 from common.frames import FrameSocket
 from common.log import fields
@@ -19,7 +21,6 @@ from common.messages import (
     Inspect,
     Inspected,
     InspectFailed,
-    Job,
     ModelFacts,
     Prepare,
     PrepHello,
@@ -31,6 +32,8 @@ from neuron.prep.vocabulary import UnusableFile, Vocabulary
 
 log = logging.getLogger(__name__)
 
+_Key = tuple[tuple[str, int, int], tuple[str, ...], Any]
+"""File, overrides and template file of what is open."""
 VOCABULARIES = 8
 """Kept open; opening one takes from 0.1 s to a second."""
 
@@ -38,17 +41,17 @@ VOCABULARIES = 8
 class Service:
     """Answers Inspect and Prepare."""
 
-    def __init__(self, open_vocabulary: Callable[[str], Vocabulary]) -> None:
+    def __init__(self, open_vocabulary: Callable[[str, EngineOptions], Vocabulary]) -> None:
         self._open_vocabulary = open_vocabulary
-        self._opened: OrderedDict[tuple[str, int, int], tuple[Vocabulary, ChatTemplate | RequestError]] = OrderedDict()
+        self._opened: OrderedDict[_Key, tuple[Vocabulary, ChatTemplate | RequestError]] = OrderedDict()
 
     def answer(self, message: ToPrep) -> FromPrep | None:
         """Return the answer, None for Stop. Whatever goes wrong is an answer too."""
         match message:
-            case Inspect(model=model, path=path):
-                return self._inspect(model, path)
-            case Prepare(job=job, path=path, context=context):
-                return self._prepare(job, path, context)
+            case Inspect():
+                return self._inspect(message)
+            case Prepare():
+                return self._prepare(message)
             case _:
                 return None
 
@@ -58,10 +61,14 @@ class Service:
             vocabulary.close()
         self._opened.clear()
 
-    def _inspect(self, model: str, path: str) -> Inspected | InspectFailed:
+    def _inspect(self, message: Inspect) -> Inspected | InspectFailed:
+        model, path = message.model, message.path
         try:
-            vocabulary, template = self._open(path)
-            return Inspected(model=model, facts=_describe(vocabulary, template))
+            vocabulary, template = self._open(path, message.engine)
+            if message.engine.chat_template_file is not None and isinstance(template, RequestError):
+                raise UnusableFile(template.message)
+            facts = vocabulary.measure(message.engine)
+            return Inspected(model=model, facts=_describe(facts, template))
         except (UnusableFile, OSError) as error:
             return InspectFailed(model=model, message=_words(error, path))
         except Exception as error:
@@ -69,10 +76,11 @@ class Service:
             log.exception("inspection of %s failed", path)
             return InspectFailed(model=model, message=f"{Path(path).name}: internal error: {error!r}")
 
-    def _prepare(self, job: Job, path: str, context: int) -> FromPrep:
+    def _prepare(self, message: Prepare) -> FromPrep:
+        job, path = message.job, message.path
         try:
-            vocabulary, template = self._open(path)
-            return prepare(job, vocabulary, template, context)
+            vocabulary, template = self._open(path, message.engine)
+            return prepare(job, vocabulary, template, message.context, message.sampling)
         except RequestError as error:
             code, text, param = error.code, error.message, error.param
         except (UnusableFile, OSError) as error:
@@ -83,16 +91,17 @@ class Service:
         log.info("job refused: %s", text, extra=fields(request_id=job.request_id, job=job.id))
         return Failed(items=[FailedItem(job=job.id, attempt=job.attempt, code=code, message=text, param=param)])
 
-    def _open(self, path: str) -> tuple[Vocabulary, ChatTemplate | RequestError]:
+    def _open(self, path: str, options: EngineOptions) -> tuple[Vocabulary, ChatTemplate | RequestError]:
         """Open a file, or take it from those that are open; one that has changed is opened anew."""
-        state = os.stat(path)
-        key = (path, state.st_mtime_ns, state.st_size)
+        template_file = options.chat_template_file
+        key = (_identity(path), tuple(options.override_kv), template_file and _identity(template_file))
         opened = self._opened.get(key)
         if opened is None:
-            vocabulary = self._open_vocabulary(path)
+            vocabulary = self._open_vocabulary(path, options)
+            source = vocabulary.chat_template if template_file is None else _read_template(template_file)
             try:
                 template: ChatTemplate | RequestError = ChatTemplate(
-                    vocabulary.chat_template, bos=vocabulary.bos_text, eos=vocabulary.eos_text
+                    source, bos=vocabulary.bos_text, eos=vocabulary.eos_text
                 )
             except RequestError as error:
                 template = error  # the model still completes plain text
@@ -104,9 +113,23 @@ class Service:
         return opened
 
 
-def _describe(vocabulary: Vocabulary, template: ChatTemplate | RequestError) -> ModelFacts:
+def _identity(path: str) -> tuple[str, int, int]:
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise UnusableFile(f"{path}: {error.strerror}") from None
+    return path, state.st_mtime_ns, state.st_size
+
+
+def _read_template(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnusableFile(f"chat_template_file: {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _describe(facts: ModelFacts, template: ChatTemplate | RequestError) -> ModelFacts:
     """Add what the chat template tells to the facts of the header."""
-    facts = vocabulary.facts
     if isinstance(template, RequestError) or "chat" not in facts.capabilities:
         return facts
     more = ["tools", "reasoning"] if template.family.has_reasoning else ["tools"]
@@ -118,7 +141,9 @@ def _words(error: Exception, path: str) -> str:
     return f"{Path(path).name}: {reason}"
 
 
-def serve(line: FrameSocket, incarnation: str, build: str, open_vocabulary: Callable[[str], Vocabulary]) -> None:
+def serve(
+    line: FrameSocket, incarnation: str, build: str, open_vocabulary: Callable[[str, EngineOptions], Vocabulary]
+) -> None:
     """Answer messages until Stop. Raises EOFError if the supervisor is gone."""
     service = Service(open_vocabulary)
     line.send([encode(PrepHello(pid=os.getpid(), incarnation=incarnation, build=build))])

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from common.engine_options import EngineOptions
 from common.errors import HelexaError
 from common.messages import ModelFacts
 
@@ -24,7 +25,8 @@ class UnusableFile(HelexaError):
 class Vocabulary(Protocol):
     """A model opened for its vocabulary only.
 
-    A module with an engine offers `open_vocabulary(path: str) -> Vocabulary`, which raises UnusableFile.
+    A module with an engine offers `open_vocabulary(path: str, options: EngineOptions) -> Vocabulary`, which raises
+    UnusableFile.
     """
 
     facts: ModelFacts
@@ -40,6 +42,9 @@ class Vocabulary(Protocol):
     """Its id; negative if there is none."""
     size: int
     """Number of tokens; ids are below it."""
+
+    def measure(self, options: EngineOptions) -> ModelFacts:
+        """Return the facts with the sizes that the engine's options decide. Raises UnusableFile if it cannot serve."""
 
     def tokenise(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Return token ids. `add_special` adds BOS as the model wants it; `parse_special` reads control tokens."""

@@ -15,6 +15,8 @@ from common.messages import (
     DiscoverReply,
     Done,
     Drain,
+    Effective,
+    EffectiveReply,
     EventsReply,
     Health,
     HealthReply,
@@ -43,20 +45,21 @@ from common.messages import (
     WorkerMemory,
 )
 from neuron.broker.claims import Claims
-from neuron.supervisor import report
+from neuron.supervisor import effective, report
 from neuron.supervisor.child import Happening
 from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import Inspection
 from neuron.supervisor.instructions import TellLog
 from neuron.supervisor.placement import Placement
+from neuron.supervisor.renewal import Renewal
 from neuron.supervisor.states import State
 
 GATHER_S = 2.0
 """Workers that do not answer a question within this time are left out of the reply."""
 
 AdminRequest = (
-    Claim | Status | Discover | Health | Models | Version | Load | Unload | Pin | Unpin | ClearCache | Memory
-    | Drain | Undrain | Pause | Resume | RestartWorker | ReadEvents | ReadLog
+    Claim | Status | Discover | Health | Models | Effective | Version | Load | Unload | Pin | Unpin | ClearCache
+    | Memory | Drain | Undrain | Pause | Resume | RestartWorker | ReadEvents | ReadLog
 )  # fmt: skip
 
 
@@ -75,10 +78,11 @@ class _Question:
 class Admin:
     """Answers admin requests. Drains and unloads are begun here and settled by the machine when jobs have ended."""
 
-    def __init__(self, host: Host, inspection: Inspection, placement: Placement) -> None:
+    def __init__(self, host: Host, inspection: Inspection, placement: Placement, renewal: Renewal) -> None:
         self._host = host
         self._inspection = inspection
         self._placement = placement
+        self._renewal = renewal
         self.claims = Claims()
         self._questions: dict[str, _Question] = {}
         self.restarts: dict[str, list[tuple[str, str]]] = {}
@@ -102,6 +106,8 @@ class Admin:
             case Models():
                 models = [report.model_state(host, m) for m in host.models.values()]
                 host.tell(peer, ModelsReply(request=message.request, models=models))
+            case Effective():
+                self._effective(peer, message)
             case Version():
                 host.tell(peer, VersionReply(request=message.request, version=__version__, protocol=PROTOCOL_VERSION,
                                              build=report.build(host)))  # fmt: skip
@@ -176,7 +182,21 @@ class Admin:
         if model.draining:
             self._refuse(peer, message.request, Code.MODEL_UNLOADED, f"model '{model.id}' is being drained; undrain it")
             return
+        if message.replace and model.replicas:
+            self._renewal.replace(model, message, peer)
+            return
         self._placement.load(model, message, peer)
+
+    def _effective(self, peer: str, message: Effective) -> None:
+        host = self._host
+        model = host.models.get(host.aliases.get(message.model, message.model))
+        if model is None:
+            known = ", ".join(host.models) or "none"
+            text = f"no model '{message.model}' here; known: {known}"
+            self._refuse(peer, message.request, Code.MODEL_NOT_FOUND, text)
+            return
+        rows = effective.settings(host, model)
+        host.tell(peer, EffectiveReply(request=message.request, model=model.id, settings=rows))
 
     def _unload(self, peer: str, message: Unload) -> None:
         host = self._host

@@ -92,6 +92,8 @@ class SourceResolved:
     model: str
     path: str | None
     error: str | None = None
+    identity: str = ""
+    """Of the file's present content; "" if that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,8 @@ class ResolveSource:
 
     model: str
     source: str
+    beside: tuple[str, ...] = ()
+    """Paths of other files that the model is served with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,9 @@ class Keeper:
             if device in host.workers and (end is None or end > wall_s):
                 host.pause(device, None if end is None else end - wall_s)
         for resident in saved.resident:
-            self._inspection.adopt(resident.profile, own=False)
+            known = host.models.get(resident.profile.id)
+            if known is None or known.own is None:  # the neuron's own file is newer than what was saved
+                self._inspection.adopt(resident.profile, own=False)
         for model_id, is_pinned in saved.pins.items():
             if model_id in host.models:
                 host.models[model_id].pinned = is_pinned

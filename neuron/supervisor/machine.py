@@ -59,6 +59,7 @@ from neuron.supervisor.placement import Placement
 from neuron.supervisor.policy import RestartPolicy
 from neuron.supervisor.publisher import Publisher
 from neuron.supervisor.reception import Reception
+from neuron.supervisor.renewal import Renewal
 from neuron.supervisor.states import State
 from neuron.supervisor.traffic import Traffic
 from neuron.supervisor.upkeep import Upkeep
@@ -109,13 +110,14 @@ class Machine:
             ledger=Ledger(
                 {d.uuid: None if d.memory_mb is None else max(0, d.memory_mb - d.reserve_mb) for d in devices}
             ),
-            aliases=dict(catalogue.aliases),
+            aliases=catalogue.targets(),
             problems={d.uuid: d.unavailable for d in devices if d.unavailable is not None},
         )
         self._inspection = Inspection(host)
         self._placement = Placement(host, self._inspection)
         self._traffic = Traffic(host, self._inspection, self._placement)
-        self._admin = Admin(host, self._inspection, self._placement)
+        self._renewal = Renewal(host, self._inspection, self._placement)
+        self._admin = Admin(host, self._inspection, self._placement, self._renewal)
         self._publisher = Publisher(host)
         self._family = Family(host, self._inspection, self._placement, self._traffic, self._admin)
         self._keeper = Keeper(host, self._inspection, self._placement)
@@ -184,9 +186,9 @@ class Machine:
                 self._peer_said(peer, request)
             case events.PeerLost(peer, why):
                 self._reception.forget(peer, why)
-            case events.SourceResolved(model_id, path, error):
+            case events.SourceResolved(model_id, path, error, identity):
                 model = host.models[model_id]
-                if self._inspection.source_resolved(model, path, error):
+                if self._inspection.source_resolved(model, path, error, identity):
                     self._inspection_ended(model)
             case events.ModelsFound(found):
                 self._finds.update(found)
@@ -247,7 +249,7 @@ class Machine:
                     self._traffic.replica_lost(model)
             case Unloaded():
                 model = self._placement.unloaded(device, message)
-                if model is not None:
+                if model is not None and self._renewal.renewed(model) is None:
                     self._traffic.replica_lost(model)
             case MemoryView() | CacheCleared():
                 self._admin.worker_answered(device, message)
@@ -348,6 +350,7 @@ class Machine:
         self._traffic.sweep()
         host.is_dirty |= host.inquest.expire(host.now)
         self._upkeep.sweep()
+        self._renewal.sweep()
         self._ownership.sweep()
         self._herald.sweep()
         for peer in host.peers.silent(host.now):

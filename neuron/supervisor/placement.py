@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+from msgspec import structs
+
+from common.engine_options import EngineOptions
 from common.errors import Code
 from common.messages import (
     Done,
@@ -19,10 +22,10 @@ from common.messages import (
 from neuron.memory.estimate import IDLE_SEQUENCES, MemoryPlan, is_embedding
 from neuron.memory.residency import Model, Replica, share
 from neuron.supervisor.host import Host, Regroup
-from neuron.supervisor.inspection import Inspection, correction_key
+from neuron.supervisor.inspection import FAULT_MEMORY_S, Inspection, correction_key
 from neuron.supervisor.room import Rooms
 from neuron.supervisor.states import State
-from neuron.supervisor.wants import Wants
+from neuron.supervisor.wants import Failure, Wants
 
 LOAD_DEATHS = 2
 """Workers that a model's load may end before it is given up."""
@@ -30,6 +33,16 @@ LEAVES = {"room": "another model needs its memory", "ttl": "nobody used it for i
 KEPT_MB = 512
 """Less than this, or than a tenth of a model, is other programs' doing, or the driver's own: the first load of a worker
 brings kernels and work areas onto the device, which stay."""
+LEAST_CORRECTION_MB = 256
+"""By which an estimate grows, or by an eighth, when a load has run out of memory."""
+OUT_OF_MEMORY_S = 30.0
+"""For so long a model that ran out of memory twice is not tried again."""
+
+
+def _engine(model: Model, plan: MemoryPlan) -> EngineOptions:
+    """Return the options to load with: the profile's, with the layers that were chosen to fit."""
+    options = model.profile.engine
+    return options if plan.gpu_layers is None else structs.replace(options, n_gpu_layers=plan.gpu_layers)
 
 
 class Placement:
@@ -53,6 +66,13 @@ class Placement:
         """Load a model on the neuron's own account, where nothing has to give way for it."""
         self.load(model, Load(request="", model=model.id, device=device, may_evict=False))
 
+    def summon(self, model: Model) -> Failure | None:
+        """Have a model come for the jobs that wait for it; return why that is not possible."""
+        if model.facts is None and model.fault is None:  # its profile has changed meanwhile
+            self.load(model, Load(request="", model=model.id))
+            return None
+        return self.wants.ask(model)
+
     def load(self, model: Model, message: Load, peer: str = "") -> None:
         """Load a model because an admin or a gateway asks for it; answered when it is loaded."""
         host, device = self._host, message.device
@@ -68,20 +88,25 @@ class Placement:
             self._keep(model, targets)
         else:
             error = self.wants.ask(model, device, may_evict=message.may_evict)
-            targets = self._targets(model, device)
         if error is not None:
             if peer:
                 host.tell(peer, Refused(request=message.request, code=error[0], message=error[1]))
             else:
                 host.say("warning", "model is not loaded", model=model.id, device=device, why=error[1])
         elif peer:
-            loaded = next((r for r in targets if r.status == "loaded"), None)
-            if loaded is not None:
-                host.tell(peer, Done(request=message.request, text=f"{model.id} is loaded on {loaded.place}"))
-            elif targets:
-                targets[0].waiters.append((peer, message.request))
-            else:
-                host.wants[model.id, device].waiters.append((peer, message.request))
+            self._wait(model, device, [(peer, message.request)])
+
+    def _wait(self, model: Model, device: str | None, waiters: list[tuple[str, str]]) -> None:
+        """Have requests wait for a load that is under way, or for the room for it."""
+        targets = self._targets(model, device)
+        loaded = next((r for r in targets if r.status == "loaded"), None)
+        if loaded is not None:
+            for peer, request in waiters:
+                self._host.tell(peer, Done(request=request, text=f"{model.id} is loaded on {loaded.place}"))
+        elif targets:
+            targets[0].waiters += waiters
+        else:
+            self._host.wants[model.id, device].waiters += waiters
 
     @staticmethod
     def _targets(model: Model, device: str | None) -> list[Replica]:
@@ -125,6 +150,7 @@ class Placement:
                 idle_sequences=IDLE_SEQUENCES,
                 host_cache_mb=host.settings.host_cache_mb * len(owned) // len(host.workers),
                 devices=[owned.index(d) for d in replica.devices] if len(owned) > 1 else [],
+                engine=_engine(model, replica.plan),
             ),
         )
 
@@ -237,6 +263,8 @@ class Placement:
             return None
         model = host.models[message.model]
         self._preload.discard(model.id)
+        model.has_retried = False
+        model.made_room.clear()
         host.workers[owner].cycles += 1
         replica.status, replica.progress, model.load_deaths = "loaded", None, 0
         is_first_load = replica.load_s is None
@@ -248,6 +276,7 @@ class Placement:
             key = correction_key(model, replica.device)
             host.corrections[key] = host.corrections.get(key, 0) + message.memory_mb - replica.plan.estimated_mb
         replica.memory_mb = max(message.memory_mb, model.profile.vram_mb or 0)
+        replica.host_mb, replica.in_force = message.host_mb, message.in_force
         for device in replica.devices:
             host.ledger.reconcile(device, model.id, replica.share_mb)
         host.is_dirty = True
@@ -262,11 +291,42 @@ class Placement:
         replica = self._replica(message.model, owner)
         if replica is None:
             return None
-        model = self._host.models[message.model]
-        self._inspection.note_fault(model, message.message)
-        self._host.say("error", "model failed to load", model=model.id, device=replica.place, why=message.message)
-        self._remove(model, replica, None, f"{model.id} cannot be loaded: {message.message}")
+        host, model = self._host, self._host.models[message.model]
+        is_memory = message.code is Code.NO_CAPACITY
+        host.say("error", "model failed to load", model=model.id, device=replica.place, why=message.message)
+        if is_memory and not model.has_retried and self._retry(model, replica):
+            return None
+        # What is wrong with the file stays wrong; memory may be free another time.
+        hold_s = OUT_OF_MEMORY_S if is_memory else FAULT_MEMORY_S
+        self._inspection.note_fault(model, message.message, lasting=not is_memory, for_s=hold_s)
+        if replica.device in model.replicas:
+            self._remove(model, replica, None, f"{model.id} cannot be loaded: {message.message}")
+        model.has_retried = False
+        for name, device in model.made_room:
+            evicted = host.models.get(name)
+            if evicted is not None and not evicted.replicas:
+                host.say("info", "model comes back", model=name, device=device, because=f"{model.id} failed to load")
+                self.load_again(evicted, device)
+        model.made_room.clear()
         return model
+
+    def _retry(self, model: Model, replica: Replica) -> bool:
+        """Load a model once more that took more than was estimated; say whether that is under way."""
+        host, waiters = self._host, list(replica.waiters)
+        replica.waiters.clear()
+        key = correction_key(model, replica.device)
+        more_mb = max(LEAST_CORRECTION_MB, replica.plan.estimated_mb // 8)
+        host.corrections[key] = host.corrections.get(key, 0) + more_mb
+        self._remove(model, replica, None)
+        model.has_retried = True
+        error = self.wants.ask(model)
+        if error is not None:
+            for peer, request in waiters:
+                host.tell(peer, Refused(request=request, code=error[0], message=error[1]))
+            return False
+        host.say("info", "model is loaded once more", model=model.id, more_mb=more_mb)
+        self._wait(model, None, waiters)
+        return True
 
     def begin_unload(self, model: Model, device: str) -> None:
         """Have the worker free a replica that has no running job."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from common import __version__
-from common.messages import DeviceState, LifecycleEvent, ModelState, NodeState, ReplicaState
+from common.messages import DeviceState, Forecast, LifecycleEvent, ModelState, NodeState, ReplicaState
+from neuron.memory.estimate import kv_mb
 from neuron.memory.residency import Model
 from neuron.supervisor.host import Host
 from neuron.supervisor.states import State
@@ -54,6 +55,28 @@ def _paused_for(host: Host, uuid: str) -> float | None:
     return None if end is None else round(max(0.0, end - host.now) / 60) * 60.0
 
 
+def _forecasts(model: Model) -> list[Forecast]:
+    return [
+        Forecast(
+            device=device,
+            context=plan.context,
+            kv_tokens=plan.kv_tokens,
+            kv_mb=round(kv_mb(model.profile, model.facts, plan.kv_tokens)),
+            memory_mb=plan.memory_mb,
+        )
+        for device, plan in model.forecast.items()
+        if model.facts is not None
+    ]
+
+
+def _presence(model: Model) -> Literal["present", "downloadable", "missing"] | None:
+    if model.path is not None:
+        return "present"
+    if model.fault is None:
+        return None
+    return "downloadable" if model.profile.source.startswith("hf:") else "missing"
+
+
 def model_state(host: Host, model: Model) -> ModelState:
     """Return the state of one model."""
     plan, reason = model.plan, model.fault or model.shortfall
@@ -68,6 +91,7 @@ def model_state(host: Host, model: Model) -> ModelState:
             sequences=r.sequences,
             kv_used=r.kv_used,
             makes_room_for=r.makes_room_for,
+            outdated=model.newer is not None,
             also_on=list(r.devices[1:]),
         )
         for r in model.replicas.values()
@@ -82,11 +106,13 @@ def model_state(host: Host, model: Model) -> ModelState:
         context=plan.context if plan is not None else model.profile.context,
         kv_tokens=plan.kv_tokens if plan is not None else model.profile.kv_tokens,
         parallel=plan.parallel if plan is not None else model.profile.parallel,
+        forecasts=_forecasts(model),
         memory_mb=plan.memory_mb if plan is not None else None,
+        presence=_presence(model),
         feasible=reason is None,
         draining=model.draining,
         capabilities=model.facts.capabilities if model.facts is not None else [],
-        profile=model.fingerprint,
+        profile=(model.given or model.profile).fingerprint,
         pinned=model.pinned,
         residency_priority=model.profile.residency_priority,
         waits_for_room=any(w.model == model.id for w in host.wants.values()),

@@ -3,6 +3,7 @@
 A model that spans several devices takes an equal share of each, so of every one it gets what the fullest has room for.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,10 @@ class Never:
     why: str
 
 
+def _layers(plan: MemoryPlan) -> float:
+    return math.inf if plan.gpu_layers is None else plan.gpu_layers
+
+
 class Rooms:
     """Finds room and makes it."""
 
@@ -86,9 +91,11 @@ class Rooms:
             now = self._size(model, place, [least])
             is_free = isinstance(now, MemoryPlan) and not self._spanning(place)
             if isinstance(now, MemoryPlan) and is_free:
-                # A context smaller than the device could offer is taken only where nobody can go for a larger one.
-                (fits if now.context >= ideal.context else cramped).append((least or 0, Fit(place, now)))
-                if now.context >= ideal.context:
+                # Less context or fewer GPU layers than the device could offer are taken only where nobody can go for
+                # more.
+                is_whole = now.context >= ideal.context and _layers(now) >= _layers(ideal)
+                (fits if is_whole else cramped).append((least or 0, Fit(place, now)))
+                if is_whole:
                     continue
             found = self._make(model, place, ideal) if all(d in evictable for d in place) else Later()
             if isinstance(found, Chance):
@@ -197,6 +204,7 @@ class Rooms:
             replica = model.replicas[victim.device]
             replica.leaving, replica.makes_room_for, replica.leaves_for = True, want.model, "room"
             host.leaving.add(model.id)
+            host.models[want.model].made_room.append((model.id, replica.device))
             how = "busy, its jobs end first" if victim.is_busy else f"idle for {host.now - replica.used_at:.1f} s"
             model.unloaded_because = f"made room for {want.model} on {replica.place} ({self.strategy}: {how})"
             host.say("info", "evicting model", model=model.id, device=replica.place, makes_room_for=want.model,

@@ -111,13 +111,20 @@ class Traffic:
             self._host.prep.note_progress(self._host.now)  # prep was idle: its silence counts from here
         entry.state = "preparing"
         entry.preparations += 1
-        self._host.tell_prep(Prepare(job=entry.job, path=model.path, context=context))
+        profile = model.profile
+        order = Prepare(
+            job=entry.job, path=model.path, context=context, engine=profile.engine, sampling=profile.sampling
+        )
+        self._host.tell_prep(order)
 
     def inspection_ended(self, model: Model) -> None:
         """Move the jobs on that waited for the model's file."""
         for entry in self._host.jobs.of_model(model.id):
             if entry.state == "waiting":
                 self._advance(entry)
+        if model.fault is not None and not model.is_coming():
+            text = f"model '{model.id}' cannot be loaded: {model.fault}"
+            self.fail_waiting(model, Code.MODEL_LOADING_FAILED, text)
 
     def prep_came_up(self) -> None:
         """Give a new prep process everything that is to be prepared."""
@@ -151,7 +158,7 @@ class Traffic:
         self._host.jobs.enqueue(entry)
         model = self._model(entry)
         if not model.is_coming() and model.id not in self._host.leaving:
-            error = self._placement.wants.ask(model)
+            error = self._placement.summon(model)
             if error is not None:
                 self.fail(entry, error[0], error[1], retriable=True)
                 return
@@ -234,7 +241,7 @@ class Traffic:
             tokens=prepared.tokens,
             texts=prepared.texts,
             resume_tokens=prepared.resume_tokens,
-            sampling=entry.job.sampling,
+            sampling=prepared.sampling or entry.job.sampling,
             constraint=prepared.constraint,
             logprobs=entry.job.logprobs,
             max_tokens=max_tokens,
@@ -405,7 +412,7 @@ class Traffic:
             return
         if not self._host.jobs.queue(model.id):
             return
-        error = self._placement.wants.ask(model)
+        error = self._placement.summon(model)
         if error is not None:
             self.fail_waiting(model, *error)
 

@@ -2,6 +2,7 @@
 
     Engine ──load──► Model ──new_sampler──► Sampler        EngineError
                        │ decode(chunks)        │           ├── LoadError         nothing of the model stays
+                       │                       │           │   └── OutOfMemory   the same, and the file is not to blame
                        │ share, forget         └─ sample   ├── InvalidBatch      these sequences are at fault
                        └ save, restore                     └── DeviceLost        the process is to end
 
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
+from common.engine_options import BATCH_TOKENS, EngineOptions
 from common.errors import HelexaError
 from common.messages import Grammar, TokenLogprob
 from neuron.worker.sampling import Stage
 
-CHUNK_TOKENS = 512
-"""Rows of one decode call at most: llama.cpp's physical batch, and how long an abort may have to wait."""
+CHUNK_TOKENS = BATCH_TOKENS
+"""Rows of one decode call at most, unless a model's profile says otherwise."""
 
 
 class EngineError(HelexaError):
@@ -28,6 +30,10 @@ class EngineError(HelexaError):
 
 class LoadError(EngineError):
     """A model cannot be loaded; the text is what decided it."""
+
+
+class OutOfMemory(LoadError):
+    """The device or the host has less free than the model takes; another time or place may have more."""
 
 
 class InvalidBatch(EngineError):
@@ -101,6 +107,12 @@ class Model(Protocol):
     """Numbers of sequences are below this; more than `parallel`, so that idle ones can stay."""
     state_key: str
     """What saved states depend on: the file, KV types, layout."""
+    batch_tokens: int
+    """Rows of one decode call at most."""
+    in_force: dict[str, str]
+    """Options as the engine has them in force, under the profile's names."""
+    host_mb: int
+    """MiB of it in host memory, where the device has its own; not part of the other figures."""
     attention_share: float
     """What attention over one more cell adds to computing a token, as a share of that; 0 if memory is not of cells."""
 
@@ -164,6 +176,10 @@ class Embedder(Protocol):
     """Texts of a batch at most."""
     is_ranking: bool
     """Whether it gives scores."""
+    in_force: dict[str, str]
+    """Options as the engine has them in force."""
+    host_mb: int
+    """MiB of it in host memory, where the device has its own."""
 
     def warm_up(self) -> None:
         """Run one token."""
@@ -191,6 +207,7 @@ class Engine(Protocol):
         kv_tokens: int,
         parallel: int,
         idle: int,
+        options: EngineOptions,
         progress: Callable[[float], bool],
         devices: Sequence[int] = (),
     ) -> Model:
@@ -201,7 +218,13 @@ class Engine(Protocol):
         """
 
     def load_embedder(
-        self, path: str, *, tokens: int, progress: Callable[[float], bool], devices: Sequence[int] = ()
+        self,
+        path: str,
+        *,
+        tokens: int,
+        options: EngineOptions,
+        progress: Callable[[float], bool],
+        devices: Sequence[int] = (),
     ) -> Embedder:
         """Load a model for vectors or scores of texts of up to `tokens`; as `load`."""
 

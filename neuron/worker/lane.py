@@ -13,7 +13,7 @@ from common.errors import Code, RequestError, overflow
 from common.log import fields
 from common.messages import EndedItem, FailedItem, JobKey, JobProgress, LaneLoad, ModelMemory, Task, TokenLogprob
 from neuron.process.breadcrumb import Breadcrumb
-from neuron.worker.engine import CHUNK_TOKENS, DecodeResult, DeviceLost, Model
+from neuron.worker.engine import DecodeResult, DeviceLost, Model
 from neuron.worker.generation import Generation
 from neuron.worker.host_tier import HostTier
 from neuron.worker.kv_pool import KvPool, Saved
@@ -61,7 +61,7 @@ class Lane:
         self._outbox = outbox
         self._clock = clock
         self._crumb = crumb or Breadcrumb()
-        self._pace = Pace()
+        self._pace = Pace(model.batch_tokens)
         self._jobs: dict[str, Generation] = {}
         self._waiting: list[Generation] = []
         self._serial = 0
@@ -249,11 +249,11 @@ class Lane:
             prompts = [g for g in ready if not g.is_decoding]
             pending = sum(g.pending for g in prompts)
             decodes = len(ready) - len(prompts)
-            chunk_tokens = CHUNK_TOKENS
+            chunk_tokens = rows = self.model.batch_tokens
             if prompts:
                 chunk_tokens = self._chunk_tokens(prompts[0].position, budget_s, decodes)
-            self.kv.reclaim(min(CHUNK_TOKENS, decodes + min(pending, chunk_tokens)))
-            batch = plan(ready, self.kv.cells.free, chunk_tokens)
+            self.kv.reclaim(min(rows, decodes + min(pending, chunk_tokens)))
+            batch = plan(ready, self.kv.cells.free, chunk_tokens, rows)
             if batch is not None:
                 return batch
             self._make_room(ready[-1])
@@ -264,7 +264,7 @@ class Lane:
         if budget_s is not None:
             return self._pace.chunk(position, budget_s, decodes)
         if self._pace.token_s(position) is None:
-            return max(FIRST_CHUNK, min(CHUNK_TOKENS, int(LONGEST_STEP_S / max(self._first_token_s, 1e-6))))
+            return max(FIRST_CHUNK, min(self.model.batch_tokens, int(LONGEST_STEP_S / max(self._first_token_s, 1e-6))))
         return self._pace.chunk(position, LONGEST_STEP_S, decodes)
 
     def _make_room(self, last: Generation) -> None:

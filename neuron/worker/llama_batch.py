@@ -6,14 +6,13 @@ from typing import Any, cast
 
 import llama_cpp
 
-from neuron.worker.engine import CHUNK_TOKENS, Chunk
+from neuron.worker.engine import Chunk
 
 
 class LlamaBatch:
-    """At most `CHUNK_TOKENS` rows, a token of one sequence each."""
+    """At most so many rows, a token of one sequence each."""
 
-    def __init__(self, sequences: int) -> None:
-        rows = CHUNK_TOKENS
+    def __init__(self, sequences: int, rows: int) -> None:
         self.rows: list[int] = []
         """By chunk of the last fill: the row of its last token."""
         self._tokens: Any = (ctypes.c_int32 * rows)()

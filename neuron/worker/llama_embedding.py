@@ -6,39 +6,45 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
+from common.engine_options import EngineOptions
 from neuron.worker import llama_log
-from neuron.worker.engine import DeviceLost, InvalidBatch, LoadError, MemoryKind
+from neuron.worker.engine import DeviceLost, InvalidBatch, LoadError, MemoryKind, OutOfMemory
+from neuron.worker.llama_params import context_params, read_back
 
 MOST_TEXTS = 64
 """In one batch."""
 
 
-def embedding_params(tokens: int, threads: int, kind: str, pooling: int) -> Any:
+def embedding_params(tokens: int, options: EngineOptions, threads: int, kind: str, pooling: int) -> Any:
     """Return the context's parameters. llama.cpp aborts on a text that is longer than its physical batch."""
-    params = llama_cpp.llama_context_default_params()
+    params = context_params(options, kind, threads=threads)
     params.n_ctx = params.n_batch = params.n_ubatch = tokens
     params.n_seq_max = min(MOST_TEXTS, tokens)
-    params.n_threads = params.n_threads_batch = threads
     params.embeddings = True
     params.pooling_type = pooling
-    params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO
-    params.kv_unified = True
-    params.no_perf = True
-    params.offload_kqv = params.op_offload = kind != "cpu"
     return params
 
 
-def open_embedder(model: Any, tokens: int, threads: int, kind: str, lines: list[llama_log.Line]) -> "LlamaEmbedder":
+def open_embedder(
+    model: Any, tokens: int, options: EngineOptions, threads: int, kind: str, lines: list[llama_log.Line]
+) -> "LlamaEmbedder":
     """Make a loaded model's context, pooling as its file says, else by the mean. Raises LoadError; frees the model."""
     for pooling in (llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED, llama_cpp.LLAMA_POOLING_TYPE_MEAN):
-        context = llama_cpp.llama_init_from_model(model, embedding_params(tokens, threads, kind, pooling))
+        context = llama_cpp.llama_init_from_model(model, embedding_params(tokens, options, threads, kind, pooling))
         if not context:
             llama_cpp.llama_model_free(model)
-            raise LoadError(llama_log.decisive(lines) or f"llama.cpp has no room for texts of {tokens} tokens")
+            failure = OutOfMemory if llama_log.is_out_of_memory(lines) else LoadError
+            raise failure(llama_log.decisive(lines) or f"llama.cpp has no room for texts of {tokens} tokens")
         if llama_cpp.llama_pooling_type(context) != llama_cpp.LLAMA_POOLING_TYPE_NONE:
             break
         llama_cpp.llama_free(context)
-    return LlamaEmbedder(model, context, tokens, llama_log.buffers_mb(lines))
+    try:
+        in_force = read_back(context, lines)
+    except LoadError:
+        llama_cpp.llama_free(context)
+        llama_cpp.llama_model_free(model)
+        raise
+    return LlamaEmbedder(model, context, tokens, llama_log.buffers_mb(lines, kind), in_force)
 
 
 class LlamaEmbedder:
@@ -47,7 +53,9 @@ class LlamaEmbedder:
     kind = MemoryKind.CELLS
     state_key = ""
 
-    def __init__(self, model: Any, context: Any, tokens: int, buffers_mb: dict[str, float]) -> None:
+    def __init__(
+        self, model: Any, context: Any, tokens: int, buffers: llama_log.Buffers, in_force: dict[str, str]
+    ) -> None:
         self._model = model
         self._context = context
         self._vocab = llama_cpp.llama_model_get_vocab(model)
@@ -58,10 +66,11 @@ class LlamaEmbedder:
         self.sequences = min(MOST_TEXTS, tokens)
         self._width = int(llama_cpp.llama_model_n_embd_out(model))
         self._batch = llama_cpp.llama_batch_init(tokens, 0, 1)
-        self.weights_mb = round(buffers_mb.get("model", llama_cpp.llama_model_size(model) / 2**20))
-        self.kv_mb = round(buffers_mb.get("KV", 0.0))
-        self.memory_mb = self.weights_mb + self.kv_mb
-        self.memory_mb += round(buffers_mb.get("compute", 0.0) + buffers_mb.get("output", 0.0))
+        self.weights_mb = round(buffers.device("model"))
+        self.kv_mb = round(buffers.device("KV"))
+        self.memory_mb = self.weights_mb + self.kv_mb + round(buffers.device("compute", "output"))
+        self.host_mb = round(buffers.host())
+        self.in_force = in_force
 
     def warm_up(self) -> None:
         """Compute one token."""

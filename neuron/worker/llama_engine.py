@@ -13,10 +13,10 @@ from typing import Any
 import llama_cpp
 from llama_cpp._ggml import libggml
 
+from common.engine_options import EngineOptions
 from common.messages import Grammar, TokenLogprob
 from neuron.worker import llama_log
 from neuron.worker.engine import (
-    CHUNK_TOKENS,
     Chunk,
     DecodeResult,
     DeviceLost,
@@ -24,9 +24,11 @@ from neuron.worker.engine import (
     InvalidBatch,
     LoadError,
     MemoryKind,
+    OutOfMemory,
 )
 from neuron.worker.llama_batch import LlamaBatch
 from neuron.worker.llama_embedding import LlamaEmbedder, open_embedder
+from neuron.worker.llama_params import ModelParams, generation_params, read_back, use_numa
 from neuron.worker.llama_sampling import (
     ConstrainedSampler,
     LlamaSampler,
@@ -36,15 +38,9 @@ from neuron.worker.llama_sampling import (
 )
 from neuron.worker.sampling import Stage
 
-ALL_LAYERS = -1
-SCORES_MB = 128
-"""Attention scores that a batch may hold at a time on a CPU."""
-LEAST_ROWS = 16
-"""Of a batch on a CPU, before flash attention is taken to save memory."""
 _GPU_TYPES = (1, 2)
 """ggml_backend_dev_type: GPU, IGPU."""
 _PIECE_BYTES = 256
-MOST_DEVICES = int(llama_cpp.llama_max_devices())
 MOST_SEQUENCES = 256
 """LLAMA_MAX_SEQ."""
 LEAST_IDLE = 2
@@ -106,6 +102,7 @@ class LlamaEngine:
         kv_tokens: int,
         parallel: int,
         idle: int,
+        options: EngineOptions,
         progress: Callable[[float], bool],
         devices: Sequence[int] = (),
     ) -> "LlamaModel":
@@ -114,43 +111,62 @@ class LlamaEngine:
         if parallel > most:
             raise LoadError(f"parallel: {parallel} is more than llama.cpp can run at once ({most})")
         with llama_log.collect() as lines:
-            model = self._read(path, progress, lines, devices)
+            model = self._read(path, options, progress, lines, devices)
             kind = _memory_kind(model)
             sequences = _sequences(kind, parallel, idle)
-            params = self._context_params(model, kv_tokens, sequences)
+            params = generation_params(
+                options,
+                self._kind,
+                threads=self._threads,
+                kv_tokens=kv_tokens,
+                sequences=sequences,
+                heads=int(llama_cpp.llama_model_n_head(model)),
+            )
             context = llama_cpp.llama_init_from_model(model, params)
             if not context:
                 llama_cpp.llama_model_free(model)
-                raise LoadError(llama_log.decisive(lines) or f"llama.cpp has no room for {kv_tokens} KV cells")
-        return LlamaModel(model, context, kind, sequences, _state_key(path, params), llama_log.buffers_mb(lines))
+                raise _failure(lines, f"llama.cpp has no room for {kv_tokens} KV cells")
+            try:
+                in_force = read_back(context, lines)
+            except LoadError:
+                llama_cpp.llama_free(context)
+                llama_cpp.llama_model_free(model)
+                raise
+        buffers = llama_log.buffers_mb(lines, self._kind)
+        return LlamaModel(model, context, kind, sequences, _state_key(path, params), buffers, in_force)
 
     def load_embedder(
-        self, path: str, *, tokens: int, progress: Callable[[float], bool], devices: Sequence[int] = ()
+        self,
+        path: str,
+        *,
+        tokens: int,
+        options: EngineOptions,
+        progress: Callable[[float], bool],
+        devices: Sequence[int] = (),
     ) -> LlamaEmbedder:
         """Load a GGUF for vectors or scores. Raises LoadError."""
         with llama_log.collect() as lines:
-            return open_embedder(self._read(path, progress, lines, devices), tokens, self._threads, self._kind, lines)
+            model = self._read(path, options, progress, lines, devices)
+            return open_embedder(model, tokens, options, self._threads, self._kind, lines)
 
     def _read(
-        self, path: str, progress: Callable[[float], bool], lines: list[llama_log.Line], devices: Sequence[int]
+        self,
+        path: str,
+        options: EngineOptions,
+        progress: Callable[[float], bool],
+        lines: list[llama_log.Line],
+        devices: Sequence[int],
     ) -> Any:
         if not self._is_initialised:
             llama_cpp.llama_backend_init()
             self._is_initialised = True
+        use_numa(options)
         gpus = self._gpus()
         chosen = [gpus[i] for i in devices or range(1) if i < len(gpus)]
-        # llama.cpp reads both lists during the call only.
-        handles = (ctypes.c_void_p * (len(chosen) + 1))(*chosen)
-        shares = (ctypes.c_float * MOST_DEVICES)(*[1.0] * len(chosen))
-        params = self._model_params(progress)
-        if chosen:
-            params.devices = ctypes.cast(handles, ctypes.c_void_p)
-            params.tensor_split = ctypes.cast(shares, type(params.tensor_split))
-        if len(chosen) > 1:
-            params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_LAYER
-        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        params = ModelParams(options, self._kind, progress, chosen)
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params.value)
         if not model:
-            raise LoadError(f"{Path(path).name}: {llama_log.decisive(lines) or 'llama.cpp gives no reason'}")
+            raise _failure(lines, "llama.cpp gives no reason", f"{Path(path).name}: ")
         return model
 
     def device_memory(self) -> tuple[int, int] | None:
@@ -176,33 +192,6 @@ class LlamaEngine:
         devices = [_device_get(i) for i in range(_device_count())]
         return [d for d in devices if _device_type(d) in _GPU_TYPES]
 
-    def _model_params(self, progress: Callable[[float], bool]) -> Any:
-        params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = 0 if self._kind == "cpu" else ALL_LAYERS
-        params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE
-        params.progress_callback = llama_cpp.llama_progress_callback(lambda fraction, _: progress(fraction))
-        return params
-
-    def _context_params(self, model: Any, kv_tokens: int, sequences: int) -> Any:
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = kv_tokens
-        params.n_seq_max = params.n_outputs_max = sequences  # llama.cpp takes no fewer outputs
-        params.n_batch = params.n_ubatch = CHUNK_TOKENS
-        params.n_threads = params.n_threads_batch = self._threads
-        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO
-        if self._kind == "cpu":
-            # Flash attention on a CPU works in tiles of 64 rows: fewer cost twice as much a row, and decode is fewer.
-            # Without it the scores are held, so a batch is computed in pieces that bound them.
-            rows = SCORES_MB * 2**20 // (kv_tokens * 4 * max(1, llama_cpp.llama_model_n_head(model)))
-            if rows >= LEAST_ROWS:
-                params.n_ubatch = min(CHUNK_TOKENS, rows)
-                params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.kv_unified = True
-        params.swa_full = False  # a layer that looks back at a window holds windows, not contexts
-        params.no_perf = True
-        params.offload_kqv = params.op_offload = self._kind != "cpu"
-        return params
-
 
 class LlamaModel:
     """A model and its context."""
@@ -214,7 +203,8 @@ class LlamaModel:
         kind: MemoryKind,
         sequences: int,
         state_key: str,
-        buffers_mb: dict[str, float],
+        buffers: llama_log.Buffers,
+        in_force: dict[str, str],
     ) -> None:
         self._model = model
         self._context = context
@@ -228,14 +218,16 @@ class LlamaModel:
         self._vocab = llama_cpp.llama_model_get_vocab(model)
         self.vocabulary = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self.kv_tokens = int(llama_cpp.llama_n_ctx(context))  # llama.cpp rounds up
-        self.weights_mb = round(buffers_mb.get("model", llama_cpp.llama_model_size(model) / 2**20))
-        self.kv_mb = round(buffers_mb.get("KV", 0.0) + buffers_mb.get("RS", 0.0))
-        self.memory_mb = self.weights_mb + self.kv_mb
-        self.memory_mb += round(buffers_mb.get("compute", 0.0) + buffers_mb.get("output", 0.0))
+        self.weights_mb = round(buffers.device("model"))
+        self.kv_mb = round(buffers.device("KV", "RS"))
+        self.memory_mb = self.weights_mb + self.kv_mb + round(buffers.device("compute", "output"))
+        self.host_mb = round(buffers.host())
+        self.in_force = in_force
+        self.batch_tokens = int(llama_cpp.llama_n_batch(context))
         self._pieces: dict[int, bytes] = {}
         self._shown_piece = partial(self.piece, is_shown=True)
         self._piece_buffer = ctypes.create_string_buffer(_PIECE_BYTES)
-        self._batch = LlamaBatch(sequences)
+        self._batch = LlamaBatch(sequences, self.batch_tokens)
 
     def warm_up(self) -> None:
         """Run one token and forget it."""
@@ -360,6 +352,11 @@ class LlamaModel:
         """Free context and model."""
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
+
+
+def _failure(lines: list[llama_log.Line], otherwise: str, prefix: str = "") -> LoadError:
+    kind = OutOfMemory if llama_log.is_out_of_memory(lines) else LoadError
+    return kind(prefix + (llama_log.decisive(lines) or otherwise))
 
 
 def _text(value: bytes | None) -> str:

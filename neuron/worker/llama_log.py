@@ -14,6 +14,12 @@ _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ER
 _CONTINUED = 5
 _BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB")
 _FUNCTION = re.compile(r"^[\w:~]+: ")
+_POOL_IS_LARGE = re.compile(r"n_ctx_seq \(\d+\) > n_ctx_train \(\d+\)")
+"""A warning that holds for a context of one sequence. Here the cells are the pool of all slots, and one request's share
+is bounded by the profile's `context`, which is checked before anything is loaded."""
+_NO_MEMORY = re.compile(
+    r"out of memory|(?:failed|unable) to allocate|cudaMalloc failed|not enough (?:memory|space)", re.I
+)
 _EMPTY_TALK = ("failed to load model", "failed to create context")
 
 
@@ -55,13 +61,38 @@ def decisive(lines: list[Line]) -> str:
     return (telling or errors or [""])[0]
 
 
+def is_out_of_memory(lines: list[Line]) -> bool:
+    """Say whether memory is what a load wanted for. llama.cpp has no other way to tell it."""
+    return any(_NO_MEMORY.search(line.text) for line in lines if line.level >= logging.ERROR)
+
+
 def last_error() -> str:
     """Return the latest error line."""
     return _errors[-1] if _errors else ""
 
 
-def buffers_mb(lines: list[Line]) -> dict[str, float]:
-    """Return MiB by purpose (model, KV, RS, compute, output), over all backends.
+class Buffers:
+    """MiB by buffer and purpose (model, KV, RS, compute, output)."""
+
+    def __init__(self, sizes: dict[tuple[str, str], float], kind: str) -> None:
+        """`kind` of the device; that of a CPU has the host's memory for its own."""
+        self._sizes = sizes
+        self._kind = kind
+
+    def device(self, *purposes: str) -> float:
+        """Return what lies in the device's memory."""
+        return sum(mb for (at, purpose), mb in self._sizes.items() if purpose in purposes and not self._is_host(at))
+
+    def host(self) -> float:
+        """Return what lies in the host's, where that is not the device's."""
+        return sum(mb for (at, _), mb in self._sizes.items() if self._is_host(at))
+
+    def _is_host(self, buffer: str) -> bool:
+        return self._kind != "cpu" and (buffer.startswith("CPU") or buffer.endswith("_Host"))
+
+
+def buffers_mb(lines: list[Line], kind: str) -> Buffers:
+    """Return how much memory a load took, over all backends.
 
     llama.cpp accounts for its buffers in its log only; its C API has no call for it. Weights and KV come in several
     lines that add up; compute and output are said again when they are reserved again.
@@ -72,10 +103,7 @@ def buffers_mb(lines: list[Line]) -> dict[str, float]:
         if match:
             key, size = (match[1], match[2]), float(match[3])
             sizes[key] = size if match[2] in ("compute", "output") else sizes.get(key, 0.0) + size
-    totals: dict[str, float] = {}
-    for (_, purpose), size in sizes.items():
-        totals[purpose] = totals.get(purpose, 0.0) + size
-    return totals
+    return Buffers(sizes, kind)
 
 
 def _take(level: int, text: bytes, _: object) -> None:
@@ -89,6 +117,8 @@ def _take(level: int, text: bytes, _: object) -> None:
 
 
 def _note(line: Line) -> None:
+    if _POOL_IS_LARGE.search(line.text):
+        line = Line(logging.DEBUG, line.text)
     log.log(line.level, "%s", line.text)
     if line.level >= logging.ERROR:
         _errors.append(line.text)

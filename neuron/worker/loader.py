@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.messages import LoadModel
-from neuron.worker.engine import DeviceLost, Embedder, Engine, LoadError, MemoryKind, Model
+from neuron.worker.engine import DeviceLost, Embedder, Engine, LoadError, MemoryKind, Model, OutOfMemory
 from neuron.worker.kv_pool import Saved
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class LoadEnded:
     message: str = ""
     token_s: float = 0.0
     """How long its first token took, which is more than one of a prompt takes."""
+    is_out_of_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,11 @@ class Loader:
                 raise LoadError("given up before it began")
             if order.is_embedding:
                 model = self._engine.load_embedder(
-                    order.path, tokens=order.kv_tokens, progress=progress, devices=order.devices
+                    order.path,
+                    tokens=order.kv_tokens,
+                    options=order.engine,
+                    progress=progress,
+                    devices=order.devices,
                 )
             else:
                 model = self._engine.load(
@@ -134,6 +139,7 @@ class Loader:
                     kv_tokens=order.kv_tokens,
                     parallel=order.parallel,
                     idle=order.idle_sequences,
+                    options=order.engine,
                     progress=progress,
                     devices=order.devices,
                 )
@@ -151,7 +157,14 @@ class Loader:
                 log.exception("load failed")
             if model is not None:
                 model.close()
-            self._post(LoadEnded(order, None, str(error) or type(error).__name__))
+            self._post(
+                LoadEnded(
+                    order,
+                    None,
+                    str(error) or type(error).__name__,
+                    is_out_of_memory=isinstance(error, OutOfMemory),
+                )
+            )
             return
         finally:
             self._given_up.discard(order.model)

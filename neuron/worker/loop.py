@@ -286,7 +286,8 @@ class Loop:
                 self._unwanted.discard(order.model)
                 self._outbox.say(Unloaded(model=order.model))
                 return
-            self._outbox.say(LoadFailed(model=order.model, code=Code.MODEL_LOADING_FAILED, message=event.message))
+            code = Code.NO_CAPACITY if event.is_out_of_memory else Code.MODEL_LOADING_FAILED
+            self._outbox.say(LoadFailed(model=order.model, code=code, message=event.message))
             return
         lane = self.lanes[order.model] = self._make_lane(order, event.model, event.token_s)
         self._say_loaded(order, lane)
@@ -326,6 +327,8 @@ class Loop:
                 context=order.context,
                 kv_tokens=model.kv_tokens,
                 parallel=order.parallel,
+                host_mb=model.host_mb,
+                in_force=model.in_force,
             )
         )
 

@@ -32,14 +32,14 @@ class Plan(NamedTuple):
         return sum(len(c.tokens) for c in self.chunks[self.decodes :])
 
 
-def plan(seated: Sequence[Generation], free_cells: int, chunk_tokens: int) -> Plan | None:
-    """Return the next batch, None if it would be empty, or if not even the decode tokens have cells.
+def plan(seated: Sequence[Generation], free_cells: int, chunk_tokens: int, rows: int = CHUNK_TOKENS) -> Plan | None:
+    """Return the next batch of `rows` at most, None if it would be empty, or if not even the decode tokens have cells.
 
     Prompts are served in order of arrival; what the first one leaves of `chunk_tokens` is the next one's.
     """
     owners = [g for g in seated if g.is_decoding]
     decodes = len(owners)
-    room = min(chunk_tokens, CHUNK_TOKENS - decodes, free_cells - decodes)
+    room = min(chunk_tokens, rows - decodes, free_cells - decodes)
     if room < 0 or not seated:
         return None
     chunks = [_chunk(g, 1) for g in owners]
@@ -64,7 +64,9 @@ def _chunk(generation: Generation, length: int) -> Chunk:
 class Pace:
     """How long this model takes for what, learned from the steps themselves."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int = CHUNK_TOKENS) -> None:
+        """`rows`: of one batch at most."""
+        self._rows = rows
         self._decode_s: float | None = None
         self._prompt = _Fit()
 
@@ -95,7 +97,7 @@ class Pace:
         if token_s is None:
             return FIRST_CHUNK
         decode_s = (self._decode_s or 0.0) if decodes else 0.0
-        return max(MIN_CHUNK, min(CHUNK_TOKENS, int((budget_s - decode_s) / token_s)))
+        return max(MIN_CHUNK, min(self._rows, int((budget_s - decode_s) / token_s)))
 
 
 class _Fit:

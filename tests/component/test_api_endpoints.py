@@ -8,8 +8,10 @@ import falcon.testing
 import orjson
 import pytest
 
+from common.catalogue import Alias
+from common.engine_options import SamplingDefaults
 from common.errors import Code, RequestError, overflow
-from common.messages import RenderedItem
+from common.messages import Chat, RenderedItem
 from cortex.access.access import Access
 from cortex.access.keys import ApiKey, KeyRing
 from cortex.api.front import Front
@@ -344,3 +346,16 @@ def test_one_line_is_logged_for_each_request(side: Side, caplog: pytest.LogCaptu
     assert record.getMessage() == "POST /v1/chat/completions"
     assert (logged["status"], logged["outcome"], logged["request_id"]) == (200, "ok", "abc")
     assert (logged["model"], logged["dialect"], logged["tokens"]) == (MODEL, "openai_chat", 2)
+
+
+def test_an_aliass_defaults_reach_the_job(side: Side) -> None:
+    side.fleet.aliases["titles"] = Alias(
+        model=MODEL, sampling=SamplingDefaults(temperature=0.1), chat_template_kwargs={"brief": True}, priority=130
+    )
+    assert side.chat(model="titles").status_code == 200
+    assert side.chat().status_code == 200
+    aliased, plain = side.fleet.jobs
+    assert (aliased.sampling.temperature, plain.sampling.temperature) == (0.1, None)
+    assert isinstance(aliased.input, Chat)
+    assert aliased.input.template_kwargs == {"brief": True}
+    assert aliased.priority == plain.priority + 30

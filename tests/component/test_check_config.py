@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from common.messages import Forecast
 from cortex.__main__ import main
 from cortex.fleet import fleet as fleet_module
 from tests.support.fake_neuron import FakeNeuron, model_state
@@ -76,3 +77,15 @@ def test_a_file_that_cannot_be_used_is_told_with_its_key(
     monkeypatch.setattr(sys, "argv", ["cortex", "check-config", "--config", str(tmp_path / "cortex.yaml")])
     assert main() == 1
     assert "gateway.lissten: unknown key" in capsys.readouterr().err
+
+
+def test_it_shows_the_kv_size_and_the_full_contexts_of_each_device(check: Callable[..., str]) -> None:
+    sizes = [
+        Forecast(device="GPU-1", context=8192, kv_tokens=65536, kv_mb=1440, memory_mb=1700),
+        Forecast(device="GPU-2", context=4096, kv_tokens=4096, kv_mb=90, memory_mb=250),
+    ]
+    with FakeNeuron(model_state("here/loaded", forecasts=sizes), name="beast") as beast:
+        out = check(neurons={"beast": beast.endpoint})
+    rows = {line.split()[1]: line.split()[2:] for line in out.splitlines() if "beast/GPU" in line}
+    assert rows["beast/GPU-1"] == ["8192", "1440", "MiB", "8", "1700", "MiB"]
+    assert rows["beast/GPU-2"] == ["4096", "90", "MiB", "1", "250", "MiB"]

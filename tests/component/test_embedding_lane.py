@@ -22,6 +22,8 @@ class Scribe:
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.error: Exception | None = None
+        self.in_force: dict[str, str] = {}
+        self.host_mb = 0
 
     def warm_up(self) -> None:
         """Need nothing."""

@@ -484,7 +484,7 @@ def test_names_are_resolved_through_both_catalogues() -> None:
         async def test(fleet: BusFleet) -> None:
             neuron.send(neuron.state(aliases={"theirs": MODEL}))
             await until(lambda: "aliases" in fleet.nodes()[0]["state"])
-            assert [fleet.resolve(n) for n in ("cold", "mine", "theirs", MODEL)] == ["cold", "cold", MODEL, MODEL]
+            assert [fleet.resolve(n)[0] for n in ("cold", "mine", "theirs", MODEL)] == ["cold", "cold", MODEL, MODEL]
             with pytest.raises(RequestError) as caught:
                 fleet.resolve("nope")
             assert caught.value.code is Code.MODEL_NOT_FOUND
@@ -616,7 +616,7 @@ def test_a_neuron_that_comes_late_is_waited_for_and_picked_up(caplog: pytest.Log
             await asyncio.to_thread(neuron.__enter__)
             try:
                 await until(lambda: fleet.nodes()[0]["link"] == "up")
-                assert fleet.resolve(MODEL) == MODEL
+                assert fleet.resolve(MODEL)[0] == MODEL
             finally:
                 await asyncio.to_thread(neuron.__exit__)
 
@@ -710,3 +710,42 @@ def test_the_events_of_a_job_are_the_ones_of_the_bus() -> None:
             assert isinstance(ended(given, 3), Ended)
 
         run(test, neuron)
+
+
+def test_a_neuron_is_told_once_of_another_profile_of_a_model_it_has_loaded() -> None:
+    ours = Profile(id=MODEL, source="x", parallel=3)
+    states = [
+        model_state(MODEL, profile="another"),
+        model_state("same", profile=Profile(id="same", source="y").fingerprint),
+    ]
+    with FakeNeuron(*states) as neuron:
+
+        async def test(fleet: BusFleet) -> None:
+            fleet.adopt(Catalogue(models=[ours, Profile(id="same", source="y")]))
+            await until(lambda: any(isinstance(m, Load) for m in neuron.received))
+            neuron.send(neuron.state())
+            fleet.adopt(Catalogue(models=[ours, Profile(id="same", source="y")]))
+            neuron.send(neuron.state(aliases={"told": MODEL}))
+            await until(lambda: "aliases" in fleet.nodes()[0]["state"])
+            [load] = [m for m in neuron.received if isinstance(m, Load)]
+            assert (load.model, load.profile, load.may_evict) == (MODEL, ours, False)
+
+        run(test, neuron)
+
+
+def test_a_prompt_too_long_for_one_neuron_goes_to_one_with_a_longer_context() -> None:
+    short, long = FakeNeuron(model_state(MODEL, context=100), name="short"), FakeNeuron(name="long")
+    with short, long:
+
+        def too_long(n: FakeNeuron) -> Callable[[str, Job], None]:
+            return lambda gateway, given: n._send(gateway, failed(given, Code.CONTEXT_LENGTH_EXCEEDED))
+
+        short.on_job = too_long(short)
+
+        async def test(fleet: BusFleet) -> None:
+            for _ in range(6):  # some of them begin at the shorter one
+                await drain(fleet.submit([job()]))
+            long.on_job = too_long(long)
+            assert (await failure(fleet.submit([job()]))).code is Code.CONTEXT_LENGTH_EXCEEDED
+
+        run(test, short, long)

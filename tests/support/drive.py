@@ -121,6 +121,14 @@ class Drive:
         """(child's name, message)."""
         self.timers: dict[str, float] = {}
         self.exits: list[int] = []
+        self.absent: set[str] = set()
+        """Models whose file is nowhere."""
+        self.absent_paths: set[str] = set()
+        self.identities: dict[str, str] = {}
+        """By model: of what is in its file; not known of the others."""
+        self.facts_by_path: dict[str, ModelFacts] = {}
+        self.facts: dict[str, ModelFacts] = {}
+        """By model: what prep finds out, where it is not the same as of all."""
         self.tasks: dict[str, tuple[str, Task]] = {}
         """Running at a worker: (device, task) by job."""
         self.holding_back: set[type] = set()
@@ -162,7 +170,10 @@ class Drive:
                     self.sent.append((self.alive[incarnation].name, message))
                     return self._obey(incarnation, message)
             case ResolveSource(model, source):
-                return [events.SourceResolved(model, source.removeprefix("file:"))]
+                path = source.removeprefix("file:")
+                if model in self.absent or path in self.absent_paths:
+                    return [events.SourceResolved(model, None, "is not on this host")]
+                return [events.SourceResolved(model, path, identity=self.identities.get(model, ""))]
             case SetTimer(key, at):
                 self.timers[key] = at
             case CancelTimer(key):
@@ -186,8 +197,9 @@ class Drive:
         if not self.obedient or type(message) in self.holding_back:
             return []
         match message:
-            case Inspect(model=model):
-                return [events.PrepSaid(incarnation, Inspected(model=model, facts=FACTS))]
+            case Inspect(model=model, path=path):
+                facts = self.facts_by_path.get(path) or self.facts.get(model, FACTS)
+                return [events.PrepSaid(incarnation, Inspected(model=model, facts=facts))]
             case Prepare(job=wanted):
                 answer = Prepared(
                     job=wanted.id, attempt=wanted.attempt, tokens=[1, 2, 3], max_tokens=10, vocab_fingerprint="v"

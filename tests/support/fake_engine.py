@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from common.engine_options import BATCH_TOKENS, EngineOptions
 from common.messages import Grammar, Likelihood, ModelFacts, TokenLogprob
 from neuron.prep.vocabulary import Gap, UnusableFile
 from neuron.worker.engine import (
@@ -24,6 +25,7 @@ from neuron.worker.engine import (
     InvalidBatch,
     LoadError,
     MemoryKind,
+    OutOfMemory,
 )
 from neuron.worker.sampling import Stage
 
@@ -75,6 +77,8 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     oom_at_load: bool = False
     keep_mb: int = 0
     """Device memory that an unload does not give back."""
+    refuse_load: str = ""
+    """Why a load fails, each time."""
     crash_at_load: bool = False
     leave_grandchild: bool = False
     """Its load starts a process that keeps all that this one has open."""
@@ -120,7 +124,7 @@ def text_of(ids: Sequence[int]) -> str:
     return "".join(f"{i} " for i in ids)
 
 
-def open_vocabulary(path: str) -> "FakeVocabulary":
+def open_vocabulary(path: str, options: EngineOptions | None = None) -> "FakeVocabulary":
     """Open a fake model file. Raises UnusableFile for anything else."""
     try:
         return FakeVocabulary(read_knobs(path), Path(path).stem)
@@ -159,6 +163,10 @@ class FakeVocabulary:
             vocab_fingerprint="fake",
         )
         self._crash_for = knobs.crash_prep_for
+
+    def measure(self, options: EngineOptions) -> ModelFacts:
+        """Know it all already."""
+        return self.facts
 
     def tokenise(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Return a token for each word."""
@@ -204,6 +212,7 @@ class FakeEngine:
         kv_tokens: int,
         parallel: int,
         idle: int,
+        options: EngineOptions,
         progress: Callable[[float], bool],
         devices: Sequence[int] = (),
     ) -> "FakeModel":
@@ -225,16 +234,24 @@ class FakeEngine:
             if not progress(1 - left_s / knobs.load_s):
                 raise LoadError("given up")
             time.sleep(min(left_s, 0.02))
+        if knobs.refuse_load:
+            raise LoadError(knobs.refuse_load)
         if knobs.oom_at_load:
-            raise LoadError("out of memory: 1024 MiB wanted, 512 MiB free")
+            raise OutOfMemory("out of memory: 1024 MiB wanted, 512 MiB free")
         self._free_mb -= knobs.memory_mb
-        return FakeModel(knobs, kv_tokens, parallel, idle, path, self._give_back)
+        return FakeModel(knobs, kv_tokens, parallel, idle, path, self._give_back, options)
 
     def _give_back(self, memory_mb: int) -> None:
         self._free_mb += memory_mb
 
     def load_embedder(
-        self, path: str, *, tokens: int, progress: Callable[[float], bool], devices: Sequence[int] = ()
+        self,
+        path: str,
+        *,
+        tokens: int,
+        options: EngineOptions,
+        progress: Callable[[float], bool],
+        devices: Sequence[int] = (),
     ) -> Embedder:
         """Have none."""
         raise LoadError("the fake engine makes no vectors")
@@ -260,7 +277,14 @@ class FakeModel:
     """Keeps what was decoded in its cells, and refuses what does not continue it."""
 
     def __init__(
-        self, knobs: Knobs, kv_tokens: int, parallel: int, idle: int, path: str, give_back: Callable[[int], None]
+        self,
+        knobs: Knobs,
+        kv_tokens: int,
+        parallel: int,
+        idle: int,
+        path: str,
+        give_back: Callable[[int], None],
+        options: EngineOptions,
     ) -> None:
         self._give_back = give_back
         self._path = path
@@ -269,6 +293,9 @@ class FakeModel:
         self.weights_mb = knobs.memory_mb
         self.kv_mb = 0
         self.memory_mb = knobs.memory_mb
+        self.host_mb = 0
+        self.batch_tokens = options.batch or BATCH_TOKENS
+        self.in_force = {"batch": str(self.batch_tokens)}
         self.kind = MemoryKind[knobs.memory]
         self.sequences = parallel + idle + 1
         self.state_key = f"{path}:{hash(knobs)}"

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from common.catalogue import Alias
 from common.errors import Code, RequestError
 from common.messages import EndedItem, Job, StartedItem, Timings
 from cortex.fleet.contract import Event, Events, Health, Order, Step, Verb
@@ -117,11 +118,12 @@ class FakeFleet:
         self.orders: list[tuple[Verb, Order]] = []
         self.events: list[Happened] = []
         self.steps: list[Step] = []
+        self.aliases: dict[str, Alias] = {}
 
-    def resolve(self, model: str) -> str:
-        """Know one model and its alias."""
-        if model in (MODEL, "default"):
-            return MODEL
+    def resolve(self, model: str) -> tuple[str, Alias | None]:
+        """Know one model and its alias, and those that a test has given it."""
+        if model in (MODEL, "default") or model in self.aliases:
+            return MODEL, self.aliases.get(model)
         raise RequestError(Code.MODEL_NOT_FOUND, f"the model '{model}' does not exist", param="model")
 
     def submit(self, jobs: list[Job]) -> FakeCall:

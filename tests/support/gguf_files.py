@@ -10,13 +10,27 @@ EMBEDDING, HEADS, FEED_FORWARD, CONTEXT = 32, 4, 64, 512
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
 
-def write_tiny(path: Path, *, arch: str = "llama", layers: int = 1, **strings: str) -> Path:
-    """Write a model of a few kilobytes; `strings` are further keys of its header, with `__` for dots."""
+def write_tiny(
+    path: Path,
+    *,
+    arch: str = "llama",
+    layers: int = 1,
+    numbers: dict[str, int | float] | None = None,
+    without: str = "",
+    **strings: str,
+) -> Path:
+    """Write a model of a few kilobytes; `strings` are further keys of its header, with `__` for dots.
+
+    `without`: a tensor that is left out.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, arch)
     _describe(writer, layers, strings)
+    for key, number in (numbers or {}).items():
+        (writer.add_int32 if isinstance(number, int) else writer.add_float32)(key, number)  # type: ignore[arg-type]
     for name, values in _tensors(layers):
-        writer.add_tensor(name, values)
+        if name != without:
+            writer.add_tensor(name, values)
     _finish(writer)
     return path
 

@@ -156,7 +156,8 @@ class Neuron(Daemon):
         *,
         devices: Any = None,
         models: Sequence[dict[str, Any]] = (),
-        aliases: dict[str, str] | None = None,
+        aliases: dict[str, Any] | None = None,
+        defaults: dict[str, Any] | None = None,
         engine: str = "llama",
         name: str = "beast",
         port: int | None = None,
@@ -165,7 +166,8 @@ class Neuron(Daemon):
         folder.mkdir(parents=True, exist_ok=True)
         self.name = name
         self.port = port or free_port()
-        (folder / "models.yaml").write_text(yaml.safe_dump({"models": list(models), "aliases": aliases or {}}))
+        catalogue = {"models": list(models), "aliases": aliases or {}, "defaults": defaults or {}}
+        (folder / "models.yaml").write_text(yaml.safe_dump(catalogue))
         config = {
             "name": name,
             "listen": f"tcp://127.0.0.1:{self.port}",

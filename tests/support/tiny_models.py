@@ -10,6 +10,8 @@ VOCABULARY = 512
 WIDTH, HEADS, FEED_FORWARD, LAYERS = 64, 4, 96, 4
 WINDOW = 32
 """Tokens the window model's local layers look back."""
+EXPERTS = 4
+"""Of each layer of the mixture."""
 KINDS = ("llama", "gemma3", "mamba", "lfm2")
 """A cell for each token; a sliding window; a state; states and cells."""
 
@@ -21,9 +23,12 @@ _HEAD = WIDTH // HEADS
 
 
 def write_tiny_model(folder: Path, kind: str, seed: int = 1, *, fills_in: bool = False) -> Path:
-    """Write a model of the architecture `kind` and return its path. `fills_in`: with the tokens for that."""
+    """Write a model of the architecture `kind`, or `moe`: llama's with experts, and return its path.
+
+    `fills_in`: with the tokens for that.
+    """
     path = folder / f"{kind}-{seed}.gguf"
-    writer = gguf.GGUFWriter(path, kind)
+    writer = gguf.GGUFWriter(path, "llama" if kind == "moe" else kind)
     _Tensors(writer, np.random.default_rng(seed)).write(kind)
     writer.add_context_length(4096)
     writer.add_embedding_length(WIDTH)
@@ -43,6 +48,9 @@ def write_tiny_model(folder: Path, kind: str, seed: int = 1, *, fills_in: bool =
         writer.add_key_length(_HEAD)
         writer.add_value_length(_HEAD)
         writer.add_rope_dimension_count(_HEAD)
+    if kind == "moe":
+        writer.add_expert_count(EXPERTS)
+        writer.add_expert_used_count(2)
     if kind == "gemma3":
         writer.add_sliding_window(WINDOW)
         writer.add_sliding_window_pattern([True, False] * (LAYERS // 2))
@@ -90,11 +98,14 @@ class _Tensors:
             if kind == "lfm2" and layer % 2 == 0:
                 self._convolution(at)
             else:
-                self._attention(at, norms=kind != "llama")
+                self._attention(at, norms=kind not in ("llama", "moe"))
             if kind == "gemma3":
                 self._ones(f"{at}.post_attention_norm", WIDTH)
                 self._ones(f"{at}.post_ffw_norm", WIDTH)
             self._ones(f"{at}.ffn_norm", WIDTH)
+            if kind == "moe":
+                self._experts(at)
+                continue
             self._matrix(f"{at}.ffn_gate", WIDTH, FEED_FORWARD)
             self._matrix(f"{at}.ffn_up", WIDTH, FEED_FORWARD)
             self._matrix(f"{at}.ffn_down", FEED_FORWARD, WIDTH)
@@ -110,6 +121,16 @@ class _Tensors:
         self._matrix(f"{at}.shortconv.conv", 3, WIDTH)
         self._matrix(f"{at}.shortconv.in_proj", WIDTH, 3 * WIDTH)
         self._matrix(f"{at}.shortconv.out_proj", WIDTH, WIDTH)
+
+    def _experts(self, at: str) -> None:
+        self._matrix(f"{at}.ffn_gate_inp", WIDTH, EXPERTS)
+        for name, columns, rows in (
+            ("gate", WIDTH, FEED_FORWARD),
+            ("up", WIDTH, FEED_FORWARD),
+            ("down", FEED_FORWARD, WIDTH),
+        ):
+            weights = self._random.normal(0.0, columns**-0.5, (EXPERTS, rows, columns))
+            self._add(f"{at}.ffn_{name}_exps.weight", weights)
 
     def _mamba(self, at: str) -> None:
         inner, state, rank = 2 * WIDTH, 8, 4

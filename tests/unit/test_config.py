@@ -81,7 +81,7 @@ def test_the_seed_configuration_and_its_yaml_twin_give_the_same_fleet(tmp_path: 
     ("text", "expected"),
     [
         ("devices:\n  - {kind: cpu, memry_mb: 1}\n", r"devices\[0\]\.memry_mb: unknown key; allowed here: .*memory_mb"),
-        ("restart: {backoff_s: soon}\n", r"restart\.backoff_s: expected `float`, got text"),
+        ("restart: {backoff_s: soon}\n", r"restart\.backoff_s: expected a number, got text"),
         ("restart: 3\n", r"restart: expected a section, got a whole number"),
         ("listen: nowhere\n", r"listen: 'nowhere' is not an address; write host:port"),
         ("devices:\n  - {kind: cpu}\n", r"devices\[0\]\.memory_mb: is required"),

@@ -26,7 +26,7 @@ def fleet(**statuses: str | None) -> dict[str, Node]:
     return nodes
 
 
-def asked(verb: Verb, nodes: dict[str, Node], **order: str) -> dict[str, Any]:
+def asked(verb: Verb, nodes: dict[str, Node], **order: Any) -> dict[str, Any]:
     return {n: make("r") for n, make in plan(verb, Order(**order), nodes, PROFILE).items()}
 
 
