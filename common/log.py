@@ -1,19 +1,37 @@
 """Logging: one line an event, as text or JSON, with its fields and, where there is one, the request id."""
 
 import logging
+import os
 import sys
 import time
 from typing import Any, Literal, TextIO
 
 import orjson
 
-LogFormat = Literal["text", "json"]
+LogFormat = Literal["auto", "text", "json"]
+"""auto: JSON where stderr is systemd's journal, else text."""
+
+
+def choose(format: LogFormat) -> Literal["text", "json"]:
+    """Return the format to write in; to be asked by the process that systemd has started, not by its children."""
+    if format != "auto":
+        return format
+    return "json" if _is_journal(os.environ.get("JOURNAL_STREAM", "")) else "text"
+
+
+def _is_journal(told: str) -> bool:
+    """Say whether stderr is what systemd told: its device and inode. The variable alone outlives a redirection."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return told == f"{status.st_dev}:{status.st_ino}"
 
 
 def setup(process: str, *, format: LogFormat = "text", level: str = "info", stream: TextIO | None = None) -> None:
     """Send all logging of this process to `stream`, stderr by default, each line naming `process`."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_JsonFormatter(process) if format == "json" else _TextFormatter(process))
+    handler.setFormatter(_JsonFormatter(process) if choose(format) == "json" else _TextFormatter(process))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -29,8 +29,8 @@ class LogSettings(Section, frozen=True, kw_only=True):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Lines below this are not written."""
-    format: LogFormat = "text"
-    """A line of text for people, or a JSON object a line."""
+    format: LogFormat = "auto"
+    """A line of text for people, or a JSON object a line; auto: JSON where stderr is systemd's journal."""
 
 
 class GatewaySettings(Section, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from common.catalogue import Catalogue
 from common.errors import ConfigError, RequestError
 from common.ids import new_incarnation
 from common.keys import fingerprint, read_pair
+from common.log import choose
 from common.messages import LogReply
 from common.sdnotify import ServiceManager
 from neuron.broker.bus import Bus
@@ -227,7 +228,7 @@ class Daemon:
         arguments = []
         if spawn.role != "probe":
             arguments += ["--incarnation", spawn.incarnation, "--engine", settings.engine]
-            arguments += ["--log-level", settings.log.level, "--log-format", settings.log.format]
+            arguments += ["--log-level", settings.log.level, "--log-format", choose(settings.log.format)]
         if spawn.role == "worker":
             device, owned = self._devices[spawn.name], [self._devices[d] for d in spawn.devices]
             # Several devices of the configuration may be shares of one GPU, which is listed once.

@@ -1,6 +1,7 @@
 """A log line holds its process, its level, its fields, and the request id; as text or as JSON."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import orjson
@@ -73,3 +74,14 @@ def test_a_second_setup_replaces_the_first(capsys: pytest.CaptureFixture[str]) -
     log.setup("two")
     logging.getLogger("x").info("once")
     assert capsys.readouterr().err.count("once") == 1
+
+
+def test_lines_are_json_where_stderr_is_the_journal_and_text_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = os.fstat(2)
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    assert log.choose("auto") == "text"
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    assert log.choose("auto") == "json"
+    assert log.choose("text") == "text"
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino + 1}")  # it was redirected since
+    assert log.choose("auto") == "text"
