@@ -49,8 +49,9 @@ def show_devices(devices: Sequence[DeviceState], *, node: str | None = None) -> 
     out = console()
     out.print(table)
     for d in devices:
-        if d.reason:
-            out.print(f"  {d.uuid}: {d.reason}", markup=False)
+        text = d.reason or (f"belongs to the worker of {d.owner} now" if d.owner is not None else None)
+        if text is not None:
+            out.print(f"  {d.uuid}: {text}", markup=False)
 
 
 def show_models(models: Sequence[ModelState], *, node: str | None = None) -> None:

@@ -126,9 +126,11 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     """Jobs that may wait for one model; more are answered `busy`."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long a stop waits for running jobs."""
-    host_cache_mb: Annotated[int, Meta(ge=0)] = msgspec.field(default_factory=lambda: _host_cache_mb())
-    """Host memory for idle conversations, all workers of this host together; 0: none. Unset: a quarter of the RAM,
-    at most 32 GiB."""
+    host_memory_mb: Annotated[int, Meta(ge=0)] = msgspec.field(default_factory=lambda: _host_memory_mb())
+    """Host memory that the workers of this host may use together, beside what CPU devices hold. Unset: a quarter of
+    the RAM, at most 32 GiB."""
+    host_cache_mb: Annotated[int, Meta(ge=0)] | None = None
+    """Of it, for idle conversations at most; 0: none. Unset: all that is promised to nobody."""
     swap_wait_s: Seconds = 60.0
     """How long a model may wait for others to finish their jobs and make room."""
     idle_exit_s: Seconds = 60.0
@@ -172,7 +174,7 @@ def load_settings(path: Path) -> NeuronSettings:
     return settings
 
 
-def _host_cache_mb() -> int:
+def _host_memory_mb() -> int:
     ram_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     return min(ram_mb // 4, 32 * 1024)
 

@@ -133,6 +133,7 @@ from common.messages.work import (
     Pulse,
     ReportMemory,
     Run,
+    ShareHostMemory,
     Stop,
     Task,
     ToWorker,

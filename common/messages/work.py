@@ -22,8 +22,6 @@ class LoadModel(Message, frozen=True, kw_only=True):
     """Load it for vectors or scores; a model generates, or it does this."""
     idle_sequences: int = 16
     """Beside the running ones; they stay for new prompts to continue from."""
-    host_cache_mb: int = 0
-    """MiB of host memory for idle sequences of all models of this worker."""
     devices: list[int] = []
     """Which of the worker's devices, counted from 0, hold equal shares of it; empty: the only one."""
     engine: EngineOptions = EngineOptions()
@@ -34,6 +32,12 @@ class UnloadModel(Message, frozen=True, kw_only=True):
     """Free a model; its jobs have ended."""
 
     model: str
+
+
+class ShareHostMemory(Message, frozen=True, kw_only=True):
+    """Keep no more than this in host memory, of all models' idle sequences together."""
+
+    mb: int
 
 
 class Task(Part, frozen=True, kw_only=True):
@@ -103,7 +107,9 @@ class Stop(Message, frozen=True, kw_only=True):
     """Free everything and exit with status 0. Also for prep."""
 
 
-ToWorker = LoadModel | UnloadModel | Run | AbortTasks | Hold | Go | ClearModelCache | ReportMemory | Stop
+ToWorker = (
+    LoadModel | UnloadModel | ShareHostMemory | Run | AbortTasks | Hold | Go | ClearModelCache | ReportMemory | Stop
+)
 
 
 # ── worker → supervisor (with Started, Tokens, Ended, Failed) ───────────────────────────────────────────────────────

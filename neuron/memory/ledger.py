@@ -2,6 +2,9 @@
 
 from collections.abc import Collection
 
+HOST = "host"
+"""The host's own memory, beside the devices. What is promised to nobody is for idle conversations."""
+
 
 class Ledger:
     """Promises of device memory to models: kept ones, and earmarks for models that others make room for.

@@ -40,7 +40,7 @@ from common.messages import (
 )
 from common.messages import Started as JobsStarted
 from neuron.discovery import Device, ProbeReading
-from neuron.memory.ledger import Ledger
+from neuron.memory.ledger import HOST, Ledger
 from neuron.memory.residency import Model
 from neuron.settings import NeuronSettings
 from neuron.supervisor import events
@@ -51,6 +51,7 @@ from neuron.supervisor.family import Family
 from neuron.supervisor.finds import Finds
 from neuron.supervisor.herald import Herald
 from neuron.supervisor.host import Host
+from neuron.supervisor.host_memory import HostMemory
 from neuron.supervisor.inspection import Inspection
 from neuron.supervisor.instructions import Exit, Instruction, Kill, Say
 from neuron.supervisor.keeper import Keeper
@@ -109,6 +110,7 @@ class Machine:
             probe=child("probe", "probe", PROBE_SILENCE_S),
             ledger=Ledger(
                 {d.uuid: None if d.memory_mb is None else max(0, d.memory_mb - d.reserve_mb) for d in devices}
+                | {HOST: settings.host_memory_mb}
             ),
             aliases=catalogue.targets(),
             problems={d.uuid: d.unavailable for d in devices if d.unavailable is not None},
@@ -122,6 +124,7 @@ class Machine:
         self._family = Family(host, self._inspection, self._placement, self._traffic, self._admin)
         self._keeper = Keeper(host, self._inspection, self._placement)
         self._upkeep = Upkeep(host, self._family)
+        self._host_memory = HostMemory(host)
         self._herald = Herald(host, self._admin)
         self._ownership = Ownership(host, self._family, self._placement, self._traffic)
         self._driver = DriverWatch(host, self._family)
@@ -381,6 +384,7 @@ class Machine:
             self._traffic.fail_waiting(model, code, text)
         self._ownership.settle()
         self._upkeep.wake()
+        self._host_memory.settle()
         for model_id in list(host.leaving):
             self._traffic.settle(host.models[model_id])
         for device in list(host.draining_devices):

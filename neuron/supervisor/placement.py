@@ -148,7 +148,6 @@ class Placement:
                 parallel=replica.plan.parallel,
                 is_embedding=is_embedding(model.facts),
                 idle_sequences=IDLE_SEQUENCES,
-                host_cache_mb=host.settings.host_cache_mb * len(owned) // len(host.workers),
                 devices=[owned.index(d) for d in replica.devices] if len(owned) > 1 else [],
                 engine=_engine(model, replica.plan),
             ),

@@ -144,7 +144,7 @@ def status_line(host: Host) -> str:
     """Return one line for the service manager: what serves, what is loading, and what keeps a device from serving."""
     reasons = {d: host.why_not(d) for d in host.devices}
     serving = [
-        d for d, w in host.workers.items() if w.state in (State.IDLE, State.READY) and d not in host.draining_devices
+        d for d in host.workers if host.worker(d).state in (State.IDLE, State.READY) and d not in host.draining_devices
     ]
     line = f"{len(serving)} of {len(reasons)} devices serve"
     loaded = sum(m.status == "loaded" for m in host.models.values())

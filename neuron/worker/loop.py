@@ -27,6 +27,7 @@ from common.messages import (
     Pulse,
     ReportMemory,
     Run,
+    ShareHostMemory,
     Stop,
     Task,
     ToWorker,
@@ -219,6 +220,8 @@ class Loop:
                 if model is None:
                     self._host.clear()  # also of models that are no longer here
                 self._outbox.say(CacheCleared(request=request, sequences=cleared))
+            case ShareHostMemory(mb=mb):
+                self._host.resize(mb << 20)
             case ReportMemory(request=request):
                 self._outbox.say(MemoryView(request=request, memory=self._memory()))
             case Stop():
@@ -241,7 +244,6 @@ class Loop:
         )
 
     def _load(self, order: LoadModel) -> None:
-        self._host.resize(order.host_cache_mb << 20)
         self._unwanted.discard(order.model)
         lane = self.lanes.get(order.model)
         if lane is not None:

@@ -18,6 +18,7 @@ from common.messages import (
     MemoryView,
     ReportMemory,
     Run,
+    ShareHostMemory,
     Started,
     Task,
     Unloaded,
@@ -55,8 +56,8 @@ def load(
 ) -> None:
     """Load with a host tier."""
     path = write_model(worker.folder / f"{name}.gguf", **knobs)
-    order = LoadModel(model=name, path=path, context=8192, kv_tokens=kv, parallel=parallel, host_cache_mb=host_mb)
-    worker.say(order)
+    order = LoadModel(model=name, path=path, context=8192, kv_tokens=kv, parallel=parallel)
+    worker.say(ShareHostMemory(mb=host_mb), order)
     worker.until(lambda: name in worker.loop.lanes)
 
 

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from common.messages import CacheCleared, ClearModelCache, LoadModel, Run, Sampling, Unloaded, UnloadModel
+from common.messages import (
+    CacheCleared,
+    ClearModelCache,
+    LoadModel,
+    Run,
+    Sampling,
+    ShareHostMemory,
+    Unloaded,
+    UnloadModel,
+)
 from neuron.worker import kv_pool
 from neuron.worker.engine import MemoryKind
 from neuron.worker.llama_engine import create_engine
@@ -31,10 +40,8 @@ class Engine(Harness):
         self.path = write_tiny_model(folder, architecture)
 
     def load_tiny(self, *, kv_tokens: int = 2048, parallel: int = 4) -> None:
-        order = LoadModel(
-            model="m", path=str(self.path), context=2048, kv_tokens=kv_tokens, parallel=parallel, host_cache_mb=64
-        )
-        self.say(order)
+        order = LoadModel(model="m", path=str(self.path), context=2048, kv_tokens=kv_tokens, parallel=parallel)
+        self.say(ShareHostMemory(mb=64), order)
         self.until(lambda: "m" in self.loop.lanes, limit_s=30)
 
     def unload(self) -> None:

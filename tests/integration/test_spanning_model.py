@@ -42,6 +42,7 @@ def test_a_model_on_two_devices_has_one_worker_which_serves_the_small_ones_too(t
         big = next(m for m in status["state"]["models"] if m["id"] == "m3")
         assert (big["replicas"][0]["device"], big["replicas"][0]["also_on"]) == (first, [second])
         assert f"{first}+{second}" in neuron.ctl("models").stdout
+        assert f"{second}: belongs to the worker of {first} now" in neuron.ctl("devices").stdout
         gone = next(m for m in status["state"]["models"] if m["id"] == "m1")
         assert "made room for m3" in gone["unloaded_because"]
         assert neuron.ctl("unload", "m3").returncode == 0

@@ -25,6 +25,7 @@ from common.messages import (
     LoadFailed,
     LoadModel,
     Run,
+    ShareHostMemory,
     Started,
     Stop,
     Task,
@@ -103,6 +104,7 @@ class WorkerProcess:
     ) -> Loaded:
         """Load a model. Raises AssertionError with the worker's reason."""
         answers = len(self.of(Loaded)) + len(self.of(LoadFailed))
+        self.send(ShareHostMemory(mb=host_cache_mb))
         self.send(
             LoadModel(
                 model=name,
@@ -110,7 +112,6 @@ class WorkerProcess:
                 context=context,
                 kv_tokens=kv_tokens,
                 parallel=parallel,
-                host_cache_mb=host_cache_mb,
             )
         )
         self.until(lambda: len(self.of(Loaded)) + len(self.of(LoadFailed)) > answers)

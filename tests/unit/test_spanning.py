@@ -23,7 +23,7 @@ from common.messages import (
     Unload,
 )
 from neuron.settings import NeuronSettings
-from neuron.supervisor import events
+from neuron.supervisor import events, report
 from neuron.supervisor.states import State
 from tests.support.drive import Drive, cpu, job, profile
 
@@ -81,6 +81,17 @@ def test_one_worker_owns_both_devices_and_hosts_the_small_models_of_either() -> 
     drive.check()
     assert set(drive.ends().values()) == {"ended"}
     assert drive.machine.host.ledger.reserved_mb("CPU-0") == drive.machine.host.ledger.reserved_mb("CPU-1") == 800
+
+
+def test_the_state_shows_whose_worker_owns_a_device() -> None:
+    drive = pair()
+    load(drive, "big")
+    first, second = report.node_state(drive.machine.host, 1).devices
+    assert (first.owner, second.owner) == (None, "CPU-0")
+    assert first.worker_pid == second.worker_pid
+    assert (first.state, second.state, second.reason) == ("ready", "ready", None)
+    assert report.status_line(drive.machine.host).startswith("2 of 2 devices serve")
+    assert report.health(drive.machine.host) == ("ok", [])
 
 
 def test_afterwards_each_device_has_its_own_worker_again() -> None:
