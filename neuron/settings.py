@@ -127,10 +127,10 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long a stop waits for running jobs."""
     host_memory_mb: Annotated[int, Meta(ge=0)] = msgspec.field(default_factory=lambda: _host_memory_mb())
-    """Host memory that the workers of this host may use together, beside what CPU devices hold. Unset: a quarter of
-    the RAM, at most 32 GiB."""
+    """Host memory for what models keep there beside a GPU, and for idle conversations, all workers of this host
+    together. Unset: a quarter of the RAM, at most 32 GiB."""
     host_cache_mb: Annotated[int, Meta(ge=0)] | None = None
-    """Of it, for idle conversations at most; 0: none. Unset: all that is promised to nobody."""
+    """Of it, for idle conversations at most; 0: none. Unset: what the models leave."""
     swap_wait_s: Seconds = 60.0
     """How long a model may wait for others to finish their jobs and make room."""
     idle_exit_s: Seconds = 60.0

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 HOST = "host"
-"""The host's own memory, beside the devices. What is promised to nobody is for idle conversations."""
+"""The host's own memory, beside the devices: what models keep there while a GPU computes, and idle conversations."""
 
 
 class Ledger:

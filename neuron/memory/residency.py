@@ -29,7 +29,7 @@ class Replica:
     memory_mb: int | None = None
     """As reserved, then as measured, of all its devices together."""
     host_mb: int = 0
-    """In host memory, beside a GPU."""
+    """In host memory, beside a GPU: as reserved, then as measured."""
     in_force: dict[str, str] = field(default_factory=dict)
     """Engine options as llama.cpp has them."""
     running: int = 0
@@ -173,6 +173,11 @@ class Want:
     def share_mb(self) -> int:
         """What it will take of each of its devices."""
         return 0 if self.plan is None else share(self.plan.memory_mb, len(self.at))
+
+
+def host_key(model: str, devices: tuple[str, ...]) -> str:
+    """Return the name under which a replica's host memory is promised: a model may have several on a host."""
+    return f"{model}@{devices[0]}"
 
 
 def share(memory_mb: int, devices: int) -> int:

@@ -1,4 +1,4 @@
-"""What the ledger has free of the host's memory, shared among the workers that run, for their idle conversations."""
+"""What models leave of the host's memory, shared among the workers that run, for their idle conversations."""
 
 from common.messages import ShareHostMemory
 from neuron.memory.ledger import HOST

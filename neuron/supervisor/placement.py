@@ -20,7 +20,8 @@ from common.messages import (
     UnloadModel,
 )
 from neuron.memory.estimate import IDLE_SEQUENCES, MemoryPlan, is_embedding
-from neuron.memory.residency import Model, Replica, share
+from neuron.memory.ledger import HOST
+from neuron.memory.residency import Model, Replica, host_key, share
 from neuron.supervisor.host import Host, Regroup
 from neuron.supervisor.inspection import FAULT_MEMORY_S, Inspection, correction_key
 from neuron.supervisor.room import Rooms
@@ -122,9 +123,11 @@ class Placement:
 
     def _start(self, model: Model, devices: tuple[str, ...], plan: MemoryPlan) -> None:
         host = self._host
-        replica = Replica(devices, plan, progress=0.0, since=host.now, memory_mb=plan.memory_mb)
+        replica = Replica(devices, plan, progress=0.0, since=host.now)
+        replica.memory_mb, replica.host_mb = plan.memory_mb, plan.host_mb
         for device in devices:
             host.ledger.reserve(device, model.id, replica.share_mb)
+        host.ledger.reserve(HOST, host_key(model.id, devices), plan.host_mb)
         model.replicas[replica.device] = replica
         model.plan, model.unloaded_because = plan, None
         host.is_dirty = True
@@ -278,6 +281,7 @@ class Placement:
         replica.host_mb, replica.in_force = message.host_mb, message.in_force
         for device in replica.devices:
             host.ledger.reconcile(device, model.id, replica.share_mb)
+        host.ledger.reconcile(HOST, host_key(model.id, replica.devices), replica.host_mb)
         host.is_dirty = True
         host.say("info", "model loaded", model=model.id, device=replica.place, seconds=round(replica.load_s, 2),
                  memory_mb=message.memory_mb, kv_tokens=message.kv_tokens)  # fmt: skip
@@ -366,6 +370,7 @@ class Placement:
         del model.replicas[replica.device]
         for device in replica.devices:
             self._host.ledger.release(device, model.id)
+        self._host.ledger.release(HOST, host_key(model.id, replica.devices))
         self._host.is_dirty = True
         if done is not None:
             self._answer(replica, Done(request="", text=done))

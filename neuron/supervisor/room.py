@@ -5,10 +5,11 @@ A model that spans several devices takes an equal share of each, so of every one
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from neuron.memory.estimate import MemoryPlan
-from neuron.memory.residency import Model, Replica, Want, share
+from neuron.memory.ledger import HOST
+from neuron.memory.residency import Model, Replica, Want, host_key, share
 from neuron.memory.victims import Strategy, Tenant, choose_victims, cost, may_go
 from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import size_model
@@ -87,9 +88,13 @@ class Rooms:
             if not isinstance(ideal, MemoryPlan):
                 why.append(f"{name}: {ideal}")
                 continue
+            if ideal.host_mb > (self._host.ledger.capacity_mb(HOST) or 0):
+                why.append(f"{name}: {self._too_large(ideal)}")
+                continue
             least = _least([self.free_mb(d) for d in place])
             now = self._size(model, place, [least])
             is_free = isinstance(now, MemoryPlan) and not self._spanning(place)
+            is_free = is_free and isinstance(now, MemoryPlan) and (self.free_mb(HOST) or 0) >= now.host_mb
             if isinstance(now, MemoryPlan) and is_free:
                 # Less context or fewer GPU layers than the device could offer are taken only where nobody can go for
                 # more.
@@ -163,7 +168,29 @@ class Rooms:
                 if victims is None:
                     return Later()
                 chosen = chosen + victims
-        return Chance(place, plan, chosen)
+        beside = self._choose_beside(plan, chosen, priority)
+        return Later() if beside is None else Chance(place, plan, chosen + beside)
+
+    def _choose_beside(self, plan: MemoryPlan, chosen: list[Tenant], priority: int) -> list[Tenant] | None:
+        """Return who has to go beside the chosen ones for host memory, on whatever device; None: not possible now."""
+        host, leaving = self._host, {(t.model, t.device) for t in chosen}
+        held = [(m, r) for m, r in host.residents(*host.devices) if r.host_mb and not r.is_going]
+        freed_mb = sum(r.host_mb for m, r in held if (m.id, r.device) in leaving)
+        lacking_mb = plan.host_mb - self._host_room_mb() - freed_mb
+        if lacking_mb <= 0:
+            return []
+        others = [replace(self._tenant(m, r), memory_mb=r.host_mb) for m, r in held if (m.id, r.device) not in leaving]
+        return choose_victims(others, lacking_mb, priority=priority, strategy=self.strategy)
+
+    def _host_room_mb(self) -> int:
+        """Return the host memory that is neither promised nor earmarked once those are gone who are on their way."""
+        host = self._host
+        going = [host_key(m.id, r.devices) for m, r in host.residents(*host.devices) if r.is_going]
+        return host.ledger.room_mb(HOST, going) or 0
+
+    def _too_large(self, plan: MemoryPlan) -> str:
+        capacity_mb = self._host.ledger.capacity_mb(HOST)
+        return f"it keeps {plan.host_mb} MiB in host memory, and this host gives {capacity_mb} (host_memory_mb)"
 
     def _tenants(self, device: str) -> list[Tenant]:
         return [self._tenant(m, r) for m, r in self._host.residents(device) if not r.is_going]
@@ -198,6 +225,7 @@ class Rooms:
         want.at, want.plan = chance.devices, chance.plan
         for device in want.at:
             host.ledger.earmark(device, want.model, want.share_mb)
+        host.ledger.earmark(HOST, host_key(want.model, want.at), chance.plan.host_mb)
         host.is_dirty = True
         for victim in chance.victims:
             model = host.models[victim.model]
@@ -217,7 +245,8 @@ class Rooms:
             return
         for device in want.at:
             host.ledger.forgo(device, want.model)
-        for model, replica in host.residents(*host.affected(want.at)):
+        host.ledger.forgo(HOST, host_key(want.model, want.at))
+        for model, replica in host.residents(*host.devices):
             if replica.makes_room_for == want.model and replica.status == "loaded":
                 replica.leaving, replica.makes_room_for, model.unloaded_because = False, None, None
                 host.say("info", "model stays", model=model.id, device=replica.place,
@@ -228,7 +257,7 @@ class Rooms:
     def is_sound(self, want: Want) -> bool:
         """Say whether the room in the making will still suffice."""
         rooms = [self._host.ledger.room_mb(d, self._going(d)) for d in want.at]
-        has_room = all(room is None or room >= 0 for room in rooms)
+        has_room = all(room is None or room >= 0 for room in rooms) and self._host_room_mb() >= 0
         return has_room and all(self._host.can_serve(d) for d in want.at) and not self._spanning(want.at)
 
     def is_made(self, want: Want) -> bool:
@@ -237,6 +266,8 @@ class Rooms:
         if any(host.replica(model, host.owner(d)) is not None for d in want.at):
             return False
         if not all(host.ledger.can_hold(d, want.share_mb) for d in want.at):
+            return False
+        if want.plan is not None and not host.ledger.can_hold(HOST, want.plan.host_mb):
             return False
         if not host.must_regroup(want.at):
             return True

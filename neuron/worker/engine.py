@@ -113,6 +113,8 @@ class Model(Protocol):
     """Options as the engine has them in force, under the profile's names."""
     host_mb: int
     """MiB of it in host memory, where the device has its own; not part of the other figures."""
+    mapped_mb: int
+    """Of the weights, what is the file itself, mapped into memory."""
     attention_share: float
     """What attention over one more cell adds to computing a token, as a share of that; 0 if memory is not of cells."""
 
@@ -180,6 +182,8 @@ class Embedder(Protocol):
     """Options as the engine has them in force."""
     host_mb: int
     """MiB of it in host memory, where the device has its own."""
+    mapped_mb: int
+    """Of the weights, what is the file itself, mapped into memory."""
 
     def warm_up(self) -> None:
         """Run one token."""

@@ -69,7 +69,7 @@ class LlamaEmbedder:
         self.weights_mb = round(buffers.device("model"))
         self.kv_mb = round(buffers.device("KV"))
         self.memory_mb = self.weights_mb + self.kv_mb + round(buffers.device("compute", "output"))
-        self.host_mb = round(buffers.host())
+        self.host_mb, self.mapped_mb = round(buffers.host()), round(buffers.mapped())
         self.in_force = in_force
 
     def warm_up(self) -> None:

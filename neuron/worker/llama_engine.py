@@ -221,7 +221,7 @@ class LlamaModel:
         self.weights_mb = round(buffers.device("model"))
         self.kv_mb = round(buffers.device("KV", "RS"))
         self.memory_mb = self.weights_mb + self.kv_mb + round(buffers.device("compute", "output"))
-        self.host_mb = round(buffers.host())
+        self.host_mb, self.mapped_mb = round(buffers.host()), round(buffers.mapped())
         self.in_force = in_force
         self.batch_tokens = int(llama_cpp.llama_n_batch(context))
         self._pieces: dict[int, bytes] = {}

@@ -87,6 +87,10 @@ class Buffers:
         """Return what lies in the host's, where that is not the device's."""
         return sum(mb for (at, _), mb in self._sizes.items() if self._is_host(at))
 
+    def mapped(self) -> float:
+        """Return what is the file itself, mapped into memory."""
+        return sum(mb for (at, _), mb in self._sizes.items() if at.endswith("_Mapped"))
+
     def _is_host(self, buffer: str) -> bool:
         return self._kind != "cpu" and (buffer.startswith("CPU") or buffer.endswith("_Host"))
 

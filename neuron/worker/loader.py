@@ -2,10 +2,12 @@
 
 import logging
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from common.messages import LoadModel
 from neuron.worker.engine import DeviceLost, Embedder, Engine, LoadError, MemoryKind, Model, OutOfMemory
@@ -14,6 +16,7 @@ from neuron.worker.kv_pool import Saved
 log = logging.getLogger(__name__)
 
 PROGRESS_S = 0.1
+_ANONYMOUS = re.compile(rb"^RssAnon:\s+(\d+) kB", re.MULTILINE)
 JOIN_S = 1.5
 """A load that does not give up in this time is left to the end of the process."""
 
@@ -37,6 +40,8 @@ class LoadEnded:
     token_s: float = 0.0
     """How long its first token took, which is more than one of a prompt takes."""
     is_out_of_memory: bool = False
+    grown_mb: int = 0
+    """Where the device has no driver to ask: what the process has grown by, with the file that is mapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,9 @@ LoaderEvent = LoadMoved | LoadEnded | UnloadEnded | DeviceLost
 class Loader:
     """One thread, one load or unload after the other. Its events wait in `take` for the loop."""
 
-    def __init__(self, engine: Engine, wake: Callable[[], None]) -> None:
-        """`wake` is called from the thread after each event."""
+    def __init__(self, engine: Engine, wake: Callable[[], None], aside: Callable[[], int] = lambda: 0) -> None:
+        """`wake` is called from the thread after each event. `aside`: bytes of this process that belong to no load."""
+        self._aside = aside
         self._engine = engine
         self._wake = wake
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -121,7 +127,7 @@ class Loader:
             return not (self._is_closing or order.model in self._given_up)
 
         model: Model | Embedder | None = None
-        free_mb = self._free_mb()
+        free_mb, own_mb, grown_mb = self._free_mb(), self._own_mb(), 0
         try:
             if not progress(0.0):
                 raise LoadError("given up before it began")
@@ -149,6 +155,8 @@ class Loader:
             token_s = time.monotonic() - began
             if free_mb is not None:
                 self._taken_mb[order.model] = max(0, free_mb - (self._free_mb() or 0))
+            else:
+                grown_mb = model.mapped_mb + max(0, round(self._own_mb() - own_mb))
         except DeviceLost as error:
             self._post(error)
             return
@@ -168,7 +176,7 @@ class Loader:
             return
         finally:
             self._given_up.discard(order.model)
-        self._post(LoadEnded(order, model, token_s=token_s))
+        self._post(LoadEnded(order, model, token_s=token_s, grown_mb=grown_mb))
 
     def _unload(self, name: str, model: Model | Embedder, save: Callable[[], list[Saved]]) -> None:
         saves = [] if self._is_closing else save()
@@ -176,6 +184,11 @@ class Loader:
         model.close()
         kept_mb = 0 if free_mb is None else max(0, taken_mb - ((self._free_mb() or 0) - free_mb))
         self._post(UnloadEnded(name, model.state_key, kept_mb, saves, model.kind is not MemoryKind.CELLS))
+
+    def _own_mb(self) -> float:
+        """Return the MiB of this process that are no file's: weights that are mapped are not among them."""
+        found = _ANONYMOUS.search(Path("/proc/self/status").read_bytes())
+        return (int(found[1]) * 1024 - self._aside()) / 2**20 if found else 0.0
 
     def _free_mb(self) -> int | None:
         memory = self._engine.device_memory()

@@ -102,9 +102,11 @@ class Loop:
         self._crumb = crumb or Breadcrumb()
         self._outbox = Outbox(link.send)
         self._host = HostTier()
-        self._loader = Loader(engine, link.wake)
+        self._loader = Loader(engine, link.wake, lambda: self._host.used)
         self._loading: dict[str, Phase] = {}
         """Models that are coming, in the order of their loads; the first is the one being worked on."""
+        self._memory_mb: dict[str, int] = {}
+        """By model: what its load took of the device."""
         self._unwanted: set[str] = set()
         """Models to unload whose load has not given up yet."""
         self._spent_s: dict[AnyLane, float] = {}
@@ -291,6 +293,8 @@ class Loop:
             code = Code.NO_CAPACITY if event.is_out_of_memory else Code.MODEL_LOADING_FAILED
             self._outbox.say(LoadFailed(model=order.model, code=code, message=event.message))
             return
+        # What llama.cpp accounts for is not all touched yet, and what it holds is not all accounted for.
+        self._memory_mb[order.model] = max(event.model.memory_mb, event.grown_mb)
         lane = self.lanes[order.model] = self._make_lane(order, event.model, event.token_s)
         self._say_loaded(order, lane)
         if order.model in self._unwanted:
@@ -325,7 +329,7 @@ class Loop:
         self._outbox.say(
             Loaded(
                 model=order.model,
-                memory_mb=model.memory_mb,
+                memory_mb=self._memory_mb[order.model],
                 context=order.context,
                 kv_tokens=model.kv_tokens,
                 parallel=order.parallel,

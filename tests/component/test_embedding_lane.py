@@ -23,7 +23,7 @@ class Scribe:
         self.batches: list[list[int]] = []
         self.error: Exception | None = None
         self.in_force: dict[str, str] = {}
-        self.host_mb = 0
+        self.host_mb = self.mapped_mb = 0
 
     def warm_up(self) -> None:
         """Need nothing."""

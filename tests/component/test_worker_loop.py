@@ -607,6 +607,16 @@ def test_an_unload_says_what_the_device_did_not_get_back(tmp_path: Path, kind: s
     worker.loop.close()
 
 
+def test_memory_that_the_engine_does_not_account_for_is_measured_where_no_driver_tells(tmp_path: Path) -> None:
+    worker = Harness(tmp_path)
+    worker.load("honest", memory_mb=77)
+    worker.load("greedy", memory_mb=77, beyond_mb=200)
+    took = {m.model: m.memory_mb for m in worker.of(Loaded)}
+    assert took["honest"] == 77
+    assert 195 <= took["greedy"] < 260
+    worker.loop.close()
+
+
 def test_a_worker_of_several_devices_loads_each_model_on_those_it_is_told(tmp_path: Path) -> None:
     engine = FakeEngine("cuda")
     # The second and third device are shares of one GPU, for tests: it is in the split once.

@@ -260,11 +260,19 @@ def test_a_file_that_is_no_whole_gguf_fails_with_llama_cpps_reason(
     assert "No such file" in worker.of(LoadFailed)[-1].message
 
 
+def anonymous_kb(worker: WorkerProcess) -> int:
+    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+
+
 def test_several_models_share_a_worker_and_one_leaves_without_the_other_noticing(
     worker: WorkerProcess, vocabulary: LlamaVocabulary, gguf: str
 ) -> None:
     prompt = chat(vocabulary, QUESTIONS[0])
-    worker.load(gguf, "second", context=512, kv_tokens=512, parallel=2)
+    before_kb = anonymous_kb(worker)
+    loaded = worker.load(gguf, "second", context=512, kv_tokens=512, parallel=2)
+    grown_mb = (anonymous_kb(worker) - before_kb) / 1024
+    assert loaded.memory_mb >= 92 + grown_mb - 2, "the file, and what the process has grown by"
     tasks = [make_task(f"on-{m}", prompt, model=m, sampling=GREEDY, max_tokens=12) for m in ("m", "second")]
     worker.run(*tasks)
     assert worker.text("on-m") == worker.text("on-second") != ""

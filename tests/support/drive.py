@@ -39,6 +39,7 @@ from common.messages import (
     WorkerHello,
 )
 from neuron.discovery import Device, Gpu, ProbeReading
+from neuron.memory.ledger import HOST
 from neuron.settings import NeuronSettings
 from neuron.supervisor import events
 from neuron.supervisor.instructions import (
@@ -131,6 +132,8 @@ class Drive:
         """By model: what prep finds out, where it is not the same as of all."""
         self.tasks: dict[str, tuple[str, Task]] = {}
         """Running at a worker: (device, task) by job."""
+        self.beside: dict[str, int] = {}
+        """MiB of host memory that a worker reports of a model, by its id."""
         self.holding_back: set[type] = set()
         """Kinds of messages to children that an obedient child does not answer."""
         self.sees_gpus = True
@@ -215,7 +218,8 @@ class Drive:
 
     def loaded(self, model: str) -> Loaded:
         """Return a worker's report of a completed load."""
-        return Loaded(model=model, memory_mb=250, context=1000, kv_tokens=2000, parallel=2)
+        host_mb = self.beside.get(model, 0)
+        return Loaded(model=model, memory_mb=250, context=1000, kv_tokens=2000, parallel=2, host_mb=host_mb)
 
     def incarnation(self, name: str) -> str:
         """Return the live incarnation of a device's worker, or of prep."""
@@ -317,5 +321,7 @@ class Drive:
             assert bool(host.ledger.reserved_mb(device)) == bool(holders)
             capacity = host.ledger.capacity_mb(device)
             assert capacity is None or host.ledger.reserved_mb(device) <= capacity
+        held = [r.host_mb for m in host.models.values() for r in m.replicas.values()]
+        assert host.ledger.reserved_mb(HOST) == sum(held) <= host.settings.host_memory_mb
         for want in host.wants.values():
             assert not want.at or want.plan is not None

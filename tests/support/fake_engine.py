@@ -75,6 +75,8 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     markers: str = ""
     """Texts that its chat template contains, by which formats are recognised."""
     oom_at_load: bool = False
+    beyond_mb: int = 0
+    """Memory of the process that the engine does not account for."""
     keep_mb: int = 0
     """Device memory that an unload does not give back."""
     refuse_load: str = ""
@@ -293,7 +295,8 @@ class FakeModel:
         self.weights_mb = knobs.memory_mb
         self.kv_mb = 0
         self.memory_mb = knobs.memory_mb
-        self.host_mb = 0
+        self.host_mb = self.mapped_mb = 0
+        self._beyond = bytearray(b"x") * (knobs.beyond_mb << 20)
         self.batch_tokens = options.batch or BATCH_TOKENS
         self.in_force = {"batch": str(self.batch_tokens)}
         self.kind = MemoryKind[knobs.memory]
