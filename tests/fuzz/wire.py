@@ -24,8 +24,9 @@ from tests.support.harness import Gateway, Neuron
 
 FRAMES, REQUESTS = 1_000_000, 100_000
 """Of a long run."""
-WARM_UP = 0.1
-"""Part of a run after which memory is measured for the first time: caches and pools are filled by then."""
+WARM_UP = 0.4
+"""Part of a run after which memory is measured for the first time: books with a bound, as those of routing ids and of
+what happened last, are full by then."""
 GROWTH, SHORT_GROWTH = 1.05, 1.2
 PATIENCE_S = 20
 BATCH = 200
@@ -48,6 +49,7 @@ def feed_bus(neuron: Neuron, seed: int, count: int, *, is_short: bool = False) -
     try:
         credentials = _authorise(neuron)
         peer = _greet(context, neuron, credentials)
+        neuron.wait_for(lambda s: all(d["state"] == "ready" for d in s["state"]["devices"]))
         process, before = psutil.Process(neuron.pid), 0.0
         for number in range(count):
             if number == int(count * WARM_UP):
