@@ -200,7 +200,7 @@ def test_a_neuron_that_falls_silent_beside_a_hot_replica(pair: tuple[list[Neuron
 
 def test_two_hundred_streams_and_one_of_two_workers_killed(tmp_path: Path) -> None:
     source = f"file:{write_model(tmp_path / 'm.json', token_s=0.02)}"
-    models: list[dict[str, Any]] = [{"id": "m", "source": source, "vram_mb": 100, "parallel": 110, "kv_tokens": 65536}]
+    models: list[dict[str, Any]] = [{"id": "m", "source": source, "vram_mb": 100, "parallel": 110, "kv_tokens": 131072}]
     with (
         Neuron(tmp_path / "n", devices=[CPU, CPU], models=models, engine=ENGINE, preload=["m"]) as neuron,
         Gateway(tmp_path / "g", neurons=[neuron], workers=2) as gateway,
@@ -209,7 +209,7 @@ def test_two_hundred_streams_and_one_of_two_workers_killed(tmp_path: Path) -> No
         for device in ("CPU-0", "CPU-1"):
             assert neuron.ctl("load", "m", "--device", device).returncode == 0
         url = f"{gateway.url}/v1/chat/completions"
-        streams = {p: Stream(url, chat("m", p, max_tokens=200)) for p in (f"prompt {i}" for i in range(200))}
+        streams = {p: Stream(url, chat("m", p, max_tokens=600)) for p in (f"prompt {i}" for i in range(200))}
         for stream in streams.values():
             assert stream.started.wait(60)
         status = neuron.status()
@@ -217,7 +217,7 @@ def test_two_hundred_streams_and_one_of_two_workers_killed(tmp_path: Path) -> No
         running = {d["uuid"]: sum(j["device"] == d["uuid"] for j in status["jobs"]) for d in status["state"]["devices"]}
         assert min(running.values()) >= 50, running
         pids[0].kill()
-        pauses = [check(stream.finish(100), prompt, 200) for prompt, stream in streams.items()]
+        pauses = [check(stream.finish(200), prompt, 600) for prompt, stream in streams.items()]
         neuron.wait_for(lambda s: s["jobs"] == [])
         assert is_alive(pids[1])
         assert httpx.post(url, json=chat("m", "next", max_tokens=3), timeout=30).status_code == 200

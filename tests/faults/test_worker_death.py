@@ -194,7 +194,10 @@ def poison(tmp_path: Path, name: str, **knobs: int) -> dict[str, object]:
     return {"id": name, "source": f"file:{path}", "vram_mb": 100, "parallel": 8}
 
 
-@pytest.mark.parametrize("way", ["segfault_at", "abort_at", "exit_at", "lose_device_at"])
+@pytest.mark.parametrize(
+    "way",
+    ["segfault_at", *(pytest.param(w, marks=pytest.mark.long) for w in ("abort_at", "exit_at", "lose_device_at"))],
+)
 def test_a_request_that_kills_every_worker_it_meets_meets_two(tmp_path: Path, way: str) -> None:
     with (
         Neuron(tmp_path / "a", name="a", devices=TWO_DEVICES[:1], models=[poison(tmp_path, "m", **{way: 5})],
