@@ -4,6 +4,9 @@ import ctypes
 import re
 
 import llama_cpp
+from llama_cpp._ggml import libggml
+
+from neuron import binding
 
 _ERROR = 4
 """ggml_log_level."""
@@ -28,6 +31,7 @@ def listen() -> None:
 
 
 listen()
+binding.prepare(llama_cpp, libggml)
 llama_cpp.llama_backend_init()
 
 

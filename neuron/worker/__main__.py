@@ -17,6 +17,8 @@ from neuron.worker.loop import Loop
 
 DEVICE_LOST = 70
 """Exit status after an error that only a new process can mend."""
+NO_ENGINE = 78
+"""Exit status where the engine cannot be loaded, or is not one that this program was written for."""
 
 
 def main() -> None:
@@ -25,7 +27,11 @@ def main() -> None:
     attach(args.lifeline, args.supervisor_pid)
     log.setup(f"worker {args.device}", format=args.log_format, level=args.log_level)
     module = "neuron.worker.llama_engine" if args.engine == "llama" else args.engine
-    engine = cast(Engine, importlib.import_module(module).create_engine(args.threads, args.kind))
+    try:
+        engine = cast(Engine, importlib.import_module(module).create_engine(args.threads, args.kind))
+    except (ImportError, OSError, RuntimeError) as error:  # a shared library that does not load is any of these
+        logging.getLogger(__name__).critical("engine '%s' cannot be loaded: %s", args.engine, error)
+        sys.exit(NO_ENGINE)
     bus = Bus(args.line)
     budget_s = args.step_budget_ms / 1000
     places = [int(place) for place in args.places.split(",")]

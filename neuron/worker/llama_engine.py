@@ -15,6 +15,7 @@ from llama_cpp._ggml import libggml
 
 from common.engine_options import EngineOptions
 from common.messages import Grammar, TokenLogprob
+from neuron import binding
 from neuron.worker import llama_log
 from neuron.worker.engine import (
     Chunk,
@@ -85,6 +86,7 @@ class LlamaEngine:
         self._kind = kind
         self._is_initialised = False
         llama_log.capture(llama_cpp.llama_log_set, llama_cpp.llama_log_callback)
+        binding.prepare(llama_cpp, libggml)
 
     def facts(self) -> EngineFacts:
         """Describe build and devices. Names and types are known without a context on the device."""
