@@ -11,8 +11,9 @@ from typing import TextIO, cast
 from acp import Agent
 from acp.core import AgentSideConnection
 
-from common import __version__, log
+from common import log
 from common.errors import ConfigError
+from common.revision import ShowVersion
 from cortex.acp import configuration, store, wire
 from cortex.acp.agent import HelexaAgent
 from cortex.acp.upstream import Upstream
@@ -37,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"helexa-acp {__version__}")
+    parser.add_argument("--version", action=ShowVersion)
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: ~/.config/helexa-acp/config.toml")
     parser.add_argument("--prune", type=_days, metavar="DAYS", help="remove sessions untouched for so long, and exit")
     return parser

@@ -5,10 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-from common import __version__
 from common.endpoint import parse_endpoint
 from common.errors import ConfigError, HelexaError
 from common.keys import Credentials, parse_key, read_pair
+from common.revision import ShowVersion
 from neuron.ctl.client import NeuronClient, NoAnswer
 from neuron.ctl.commands import COMMANDS
 
@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[shared],
     )
-    parser.add_argument("--version", action="version", version=f"neuronctl {__version__}")
+    parser.add_argument("--version", action=ShowVersion)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=command.help, parents=[shared])

@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from common import __version__, tables
+from common import tables
 from common.messages import (
     Discover,
     DiscoverReply,
@@ -16,6 +16,7 @@ from common.messages import (
     Version,
     VersionReply,
 )
+from common.revision import describe
 from neuron.ctl.client import NeuronClient
 from neuron.ctl.command import Command, LocalCommand, Runnable, print_json
 
@@ -42,7 +43,7 @@ def _show_health(reply: HealthReply) -> None:
 
 def _show_version(reply: VersionReply) -> None:
     print(f"neuron {reply.version}, protocol {'.'.join(map(str, reply.protocol))}, {reply.build or 'no worker yet'}")
-    print(f"neuronctl {__version__}")
+    print(describe("neuronctl"))
 
 
 def _show_workers(reply: StatusReply) -> None:
