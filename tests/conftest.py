@@ -17,6 +17,7 @@ TOOLS = {
     "needs_nginx": ("nginx",),
     "needs_systemd": ("systemd-analyze",),
     "needs_chromium": ("chromium",),
+    "needs_rpm": ("rpmspec", "rpmlint"),
     "needs_prometheus": ("prometheus", "promtool"),
 }
 REQUIRE_TOOLS = "HELEXA_REQUIRE_TOOLS"

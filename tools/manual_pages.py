@@ -1,4 +1,4 @@
-"""Write the manual pages of cortex, neuron and neuronctl into a folder, from their own command lines."""
+"""Write the manual pages of all programs into a folder, from their own command lines."""
 
 import argparse
 import sys
@@ -10,17 +10,19 @@ sys.path.insert(0, str(ROOT))
 
 from common import __version__  # noqa: E402
 from cortex.__main__ import build_parser as cortex  # noqa: E402
+from cortex.acp.__main__ import build_parser as helexa_acp  # noqa: E402
 from neuron.__main__ import build_parser as neuron  # noqa: E402
 from neuron.ctl.__main__ import build_parser as neuronctl  # noqa: E402
 
 SECTION = 1
-PARSERS = {"cortex": cortex, "neuron": neuron, "neuronctl": neuronctl}
+PARSERS = {"cortex": cortex, "helexa-acp": helexa_acp, "neuron": neuron, "neuronctl": neuronctl}
 FILES = {
     "cortex": [
         "/etc/cortex/cortex.toml or cortex.yaml",
         "/etc/cortex/models.yaml or models.toml",
         "/etc/cortex/api_keys.json",
     ],
+    "helexa-acp": ["~/.config/helexa-acp/config.toml"],
     "neuron": ["/etc/neuron/neuron.yaml", "/etc/neuron/models.yaml or models.toml", "/var/lib/neuron/models"],
     "neuronctl": [],
 }

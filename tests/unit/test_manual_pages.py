@@ -31,7 +31,7 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("program", ["cortex", "neuron", "neuronctl"])
+@pytest.mark.parametrize("program", ["cortex", "helexa-acp", "neuron", "neuronctl"])
 def test_a_page_names_every_command_and_option(pages: ModuleType, program: str) -> None:
     text = pages.render(program)
     assert text.startswith(f".TH {program.upper()} 1 ")

@@ -16,7 +16,7 @@ from neuron.settings import load_settings as load_neuron
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("file", ["examples/cortex.toml", "rpm/etc/cortex.toml"])
+@pytest.mark.parametrize("file", ["examples/cortex.toml", "rpm/etc/cortex.yaml"])
 def test_a_shipped_gateway_configuration_is_accepted(file: str) -> None:
     assert load_gateway(ROOT / file).neurons
 
@@ -41,7 +41,7 @@ def test_the_firewall_files_open_the_ports_of_the_shipped_configurations() -> No
         assert element is not None
         return int(element.attrib["port"])
 
-    assert port("cortex") == load_gateway(ROOT / "rpm/etc/cortex.toml").listen.port
+    assert port("cortex") == load_gateway(ROOT / "rpm/etc/cortex.yaml").listen.port
     assert port("neuron") == load_neuron(ROOT / "rpm/etc/neuron.yaml").endpoint.port
     metrics = load_gateway(ROOT / "examples/cortex.toml").gateway.metrics_listen
     assert metrics is not None
