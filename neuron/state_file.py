@@ -43,9 +43,22 @@ def read_state(path: Path) -> Saved | None:
     return None
 
 
+def _unknown(path: Path) -> dict[str, msgspec.Raw]:
+    """Return the keys of the file that are not ours."""
+    try:
+        content = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+    return {key: value for key, value in content.items() if key not in Saved.__struct_fields__}
+
+
 def write_state(path: Path, saved: Saved) -> None:
-    """Replace the file. A disk that takes nothing is logged: what is kept here can be done without."""
-    data = msgspec.json.format(msgspec.json.encode(saved), indent=1)
+    """Replace the file. A disk that takes nothing is logged: what is kept here can be done without.
+
+    What a newer neuron has added to the file stays in it, so that going back and forth between both loses nothing.
+    """
+    content = _unknown(path) | msgspec.json.decode(msgspec.json.encode(saved), type=dict[str, msgspec.Raw])
+    data = msgspec.json.format(msgspec.json.encode(content), indent=1)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

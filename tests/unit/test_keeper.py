@@ -1,5 +1,6 @@
 """What outlives a restart of the neuron."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,17 @@ def test_a_file_that_cannot_be_used_is_kept_aside(tmp_path: Path, content: str) 
     assert path.with_suffix(".unusable").exists()
     write_state(path, Saved())
     assert read_state(path) == Saved()
+
+
+def test_what_a_newer_neuron_has_added_to_the_file_outlives_an_older_one(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.write_text('{"version": 1, "pins": {"a": true}, "later": {"x": [1, 2]}}')
+    saved = read_state(path)
+    assert saved is not None
+    assert saved.pins == {"a": True}
+    write_state(path, Saved(pins={"b": True}))
+    assert json.loads(path.read_text()) | {"corrections": {}} == {
+        "version": 1, "pins": {"b": True}, "later": {"x": [1, 2]},
+        "corrections": {}, "pauses": {}, "quarantines": {}, "resident": [],
+    }  # fmt: skip
+    assert read_state(path) == Saved(pins={"b": True})
