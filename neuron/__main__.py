@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 from common import log
@@ -21,6 +22,7 @@ examples:
   NEURON_LISTEN=tcp://0.0.0.0:13131 neuron     any key can be overridden; `__` separates levels
 
 stop it with SIGTERM or Ctrl-C: running jobs get `drain_s` to finish; a second signal ends everything at once.
+SIGHUP (systemctl reload neuron) takes over a changed models file; a bad one changes nothing.
 """
 
 
@@ -74,7 +76,7 @@ def _keygen(config: Path) -> int:
 def _serve(config: Path, *, check: bool) -> int:
     settings = load_settings(config)
     models_file = find_catalogue(config, settings.models_config)
-    catalogue = load_catalogue(models_file) if models_file is not None else Catalogue()
+    catalogue = _read_catalogue(config, settings.models_config)
     log.setup("neuron", format=settings.log.format, level=settings.log.level)
     try:
         import uvloop
@@ -91,7 +93,16 @@ def _serve(config: Path, *, check: bool) -> int:
         return 0
     if models_file is None:
         logging.getLogger("neuron").info("no models file: models come from the gateway's catalogue")
-    return uvloop.run(Daemon(settings, devices, catalogue, config.resolve().parent).run())
+    return uvloop.run(
+        Daemon(
+            settings, devices, partial(_read_catalogue, config, settings.models_config), config.resolve().parent
+        ).run()
+    )
+
+
+def _read_catalogue(config: Path, models_config: str | None) -> Catalogue:
+    models_file = find_catalogue(config, models_config)
+    return load_catalogue(models_file) if models_file is not None else Catalogue()
 
 
 if __name__ == "__main__":

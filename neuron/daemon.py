@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import zmq
@@ -69,15 +69,18 @@ def asleep_s() -> float:
 class Daemon:
     """One neuron, from bind to exit."""
 
-    def __init__(self, settings: NeuronSettings, devices: list[Device], catalogue: Catalogue, base: Path) -> None:
-        """`base`: the configuration file's folder, where relative paths start."""
+    def __init__(
+        self, settings: NeuronSettings, devices: list[Device], read_catalogue: Callable[[], Catalogue], base: Path
+    ) -> None:
+        """`read_catalogue` reads the models file; `base`: the configuration's folder, where relative paths start."""
+        self._read_catalogue = read_catalogue
         self._settings = settings
         self._devices = {d.uuid: d for d in devices}
         self._keys = base / settings.keys_dir
         self._state_file = find_state_file(settings.state_dir)
         self._model_dirs = [base / d for d in settings.model_dirs]
         self._hub_cache = cache_folder(base / settings.hub_cache if settings.hub_cache else None)
-        self._machine = Machine(settings, devices, catalogue, new_id=new_incarnation)
+        self._machine = Machine(settings, devices, read_catalogue(), new_id=new_incarnation)
         self._queue: deque[events.Event] = deque()
         self._is_handling = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -104,6 +107,7 @@ class Daemon:
             self._children = Children(self._child_exited)
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._ask_to_stop)
+            self._loop.add_signal_handler(signal.SIGHUP, self._reload)
             log.info("%s listens on %s", self._settings.name, self._settings.endpoint)
             if gate is not None:
                 log.info("its key is %s, %s", gate.pair.public.hex(), fingerprint(gate.pair.public))
@@ -147,6 +151,20 @@ class Daemon:
         within_s = settings.drain_s + settings.watchdog.term_s + STOP_MARGIN_S
         self._manager.stopping("waiting for running jobs", within_s)
         self._post(events.StopAsked())
+
+    def _reload(self) -> None:
+        """Take over a changed models file; a bad one changes nothing."""
+        if self._machine.host.stopping:
+            return
+        self._manager.reloading()
+        try:
+            catalogue = self._read_catalogue()
+        except ConfigError as error:
+            log.error("the models file is not valid; the one in force stays: %s", error)
+        else:
+            log.info("models file reloaded: %d models", len(catalogue.models))
+            self._post(events.CatalogueRead(catalogue))
+        self._manager.ready(status_line(self._machine.host))
 
     def _make_gate(self, context: "zmq.Context[zmq.Socket[bytes]]") -> Gate | None:
         if self._settings.is_plain:

@@ -5,6 +5,7 @@ Events about a child carry its incarnation, so that news of an earlier life is r
 
 from dataclasses import dataclass
 
+from common.catalogue import Catalogue
 from common.messages import FromPrep, FromWorker, ToNeuron
 from neuron.discovery import ProbeReading
 from neuron.memory.saved import Saved
@@ -104,6 +105,13 @@ class ModelsFound:
 
 
 @dataclass(frozen=True, slots=True)
+class CatalogueRead:
+    """The models file of this host was read again, and is valid."""
+
+    catalogue: Catalogue
+
+
+@dataclass(frozen=True, slots=True)
 class TimerFired:
     """A deadline has come."""
 
@@ -124,5 +132,5 @@ class StopAsked:
 
 Event = (
     Started | ChildSpawned | ChildExited | WorkerSaid | PrepSaid | ProbeRead | PeerSaid | PeerLost | SourceResolved
-    | ModelsFound | TimerFired | Woken | StopAsked
+    | ModelsFound | CatalogueRead | TimerFired | Woken | StopAsked
 )  # fmt: skip

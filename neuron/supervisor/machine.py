@@ -58,6 +58,7 @@ from neuron.supervisor.keeper import Keeper
 from neuron.supervisor.ownership import Ownership
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.policy import RestartPolicy
+from neuron.supervisor.profiles import Profiles
 from neuron.supervisor.publisher import Publisher
 from neuron.supervisor.reception import Reception
 from neuron.supervisor.renewal import Renewal
@@ -129,6 +130,7 @@ class Machine:
         self._ownership = Ownership(host, self._family, self._placement, self._traffic)
         self._driver = DriverWatch(host, self._family)
         self._finds = Finds(host, self._inspection)
+        self._profiles = Profiles(host, self._inspection)
         self._reception = Reception(host, self._publisher, self._traffic, self._placement)
         self._strict = strict
         self._swept_at: float | None = None
@@ -154,6 +156,7 @@ class Machine:
             for child in self._family.children():
                 if child.story() in str(error):
                     host.out += child.kill_undefined(now)
+        self._profiles.settle()
         self._keeper.settle()
         for instruction in host.out:
             if isinstance(instruction, Say):
@@ -195,6 +198,8 @@ class Machine:
                     self._inspection_ended(model)
             case events.ModelsFound(found):
                 self._finds.update(found)
+            case events.CatalogueRead(catalogue):
+                self._profiles.replace(catalogue)
             case events.TimerFired(key):
                 self._timer_fired(key)
             case events.Woken(slept_s):

@@ -109,6 +109,9 @@ def test_a_neuron_is_ready_at_once_names_what_serves_and_outlives_its_children(
         assert "of 1 devices serve" in manager.wait_for(is_ready)["STATUS"]
         manager.wait_for(lambda d: "WATCHDOG" in d)
         manager.wait_for(lambda d: "1 of 1 devices serve; 0 models loaded" in d.get("STATUS", ""))
+        neuron.process.send_signal(signal.SIGHUP)
+        manager.wait_for(lambda d: "RELOADING" in d and "MONOTONIC_USEC" in d)
+        manager.wait_for(is_ready)
         assert not [p for p in psutil.Process(neuron.pid).children() if "NOTIFY_SOCKET" in p.environ()]
         wait_until(lambda: all(oom_score(p) >= 500 > oom_score(neuron) for p in psutil.Process(neuron.pid).children()))
     manager.wait_for(lambda d: d.get("STOPPING") == "1")
