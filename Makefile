@@ -78,6 +78,11 @@ test-faults: $(VENV)/.test ## all tests that break something on purpose, the lon
 soak: $(VENV)/.test ## ten minutes of random load and random faults over three neurons; the books must balance
 	$(BIN)/python -m tests.soak
 
+test-install: $(VENV)/.test ## boot a machine of its own and install the packages there; as root, after `make vendor rpm`
+	@sh tools/install-test-programs rpmbuild:rpm dnf:dnf createrepo_c:createrepo-c debootstrap:debootstrap \
+	    systemd-nspawn:systemd-container nsenter:util-linux
+	HELEXA_TEST_INSTALL=1 $(BIN)/python -m pytest tests/install
+
 bench: $(VENV)/.test ## measure; figures go to build/bench/
 	$(BIN)/python -m tests.bench
 

@@ -12,6 +12,8 @@ from tests.support import leaks
 hypothesis.settings.register_profile("busy-machine", deadline=None)
 hypothesis.settings.load_profile("busy-machine")
 
+collect_ignore = [] if os.environ.get("HELEXA_TEST_INSTALL") else ["install"]
+"""A machine is booted there: `make test-install`."""
 TOOLS = {
     "needs_node": ("node", "npm"),
     "needs_nginx": ("nginx",),
