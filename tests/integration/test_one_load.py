@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import itertools
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -71,10 +72,10 @@ def test_a_crowd_brings_about_one_load_while_every_neuron_loads_and_evicts_other
                 before = evictions()
                 answers = [f.result() for f in ask(fleet, pool, f"wanted/{number}")]
                 assert answers == [""] * CROWD
-                loads = fleet.loads(f"wanted/{number}")
-                gone = fleet.neurons[loads[0]].log.count(f"evicting model model=wanted/{number} ")
+                (node,) = set(fleet.loads(f"wanted/{number}"))
                 # On a slow machine somebody of the crowd may come after all others, when it has made room again.
-                assert (set(loads), len(loads)) == ({loads[0]}, 1 + gone)
+                turns = re.findall(rf"(loading|evicting) model model=wanted/{number} ", fleet.neurons[node].log)
+                assert turns == ["loading", "evicting"] * (len(turns) // 2) + ["loading"] * (len(turns) % 2)
                 wait_until(lambda: evictions() > before, 30, "the others have come to rest")  # noqa: B023
     finally:
         stop.set()
