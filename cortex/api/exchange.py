@@ -29,6 +29,9 @@ class Exchange:
         headers: list[tuple[bytes, bytes]] = [(name, value) for name, value in scope["headers"]]
         scope["headers"] = headers
         self.path: str = scope["path"]
+        query: bytes = scope.get("query_string", b"")
+        self.is_query_text = query.isascii() or query == query.decode(errors="replace").encode()
+        """Falcon reads it as UTF-8, whatever it is."""
         self.method: str = scope["method"]
         self.request_id = _take_request_id(headers)
         self.headers = headers

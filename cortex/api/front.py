@@ -96,6 +96,8 @@ class Front:
         """Refuse what can be refused without reading the body."""
         if exchange.content_length > self._max_body:
             return too_large(self._max_body)
+        if not exchange.is_query_text:
+            return RequestError(Code.INVALID_VALUE, "the query after ? is not UTF-8 text")
         encoding = next((v for n, v in exchange.headers if n == b"content-encoding"), b"identity")
         if encoding.lower() != b"identity":
             text = "content-encoding: is not supported; send the body as it is"

@@ -176,6 +176,7 @@ def test_a_websocket_is_not_opened(gateway: Gateway) -> None:
         (b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", 414),
         (b"GET /livez HTTP/1.1\r\n" + b"".join(b"h%d: x\r\n" % i for i in range(200)) + b"\r\n", 431),
         (b"GET /livez HTTP/1.1\r\nh: " + b"x" * 20_000 + b"\r\n\r\n", 431),
+        (b"GET /livez?\xeb HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 400),
         (HEAD + b"content-encoding: gzip\r\ncontent-length: 2\r\nconnection: close\r\n\r\n\x1f\x8b", 400),
     ],
 )
