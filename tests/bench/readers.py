@@ -1,10 +1,13 @@
 """Many readers of server-sent events in one process, as cheap as Python has them: they count, and decode nothing."""
 
 import asyncio
+import re
 import resource
+import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import orjson
@@ -76,12 +79,14 @@ def _tokens(data: bytes, mark: bytes) -> int:
     return sum(piece[: piece.find(b'"')].count(b" ") for piece in data.split(mark)[1:])
 
 
-def request(url: str, dialect: str, model: str) -> tuple[str, int, bytes]:
-    """Return host, port and the bytes of a streaming request."""
+def request(url: str, dialect: str, model: str, *, is_stream: bool = True) -> tuple[str, int, bytes]:
+    """Return host, port and the bytes of a request; one that is not streamed asks for a single token."""
     address = urlsplit(url)
     path = "/v1/messages" if dialect == "anthropic" else "/v1/chat/completions"
-    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
-    if dialect == "anthropic":
+    body: dict[str, Any] = {"model": model, "stream": is_stream, "messages": [{"role": "user", "content": "hi"}]}
+    if not is_stream:
+        body["max_tokens"] = 1
+    elif dialect == "anthropic":
         body["max_tokens"] = 50_000_000
     payload = orjson.dumps(body)
     head = (
@@ -93,7 +98,25 @@ def request(url: str, dialect: str, model: str) -> tuple[str, int, bytes]:
     return address.hostname, address.port, head.encode() + payload
 
 
-def read(url: str, dialect: str, model: str, streams: int, seconds: float) -> tuple[Counts, float, float]:
+class Meter:
+    """What is measured of a side while its events are counted."""
+
+    def __init__(self, cpu_s: Callable[[], float], rss: Callable[[], int]) -> None:
+        self._cpu_s, self._rss = cpu_s, rss
+        self.cpu_s = 0.0
+        self.rss = 0
+
+    def begin(self) -> None:
+        """Counting begins."""
+        self.cpu_s = -self._cpu_s()
+
+    def end(self) -> None:
+        """It has ended; the streams are still open."""
+        self.cpu_s += self._cpu_s()
+        self.rss = self._rss()
+
+
+def read(url: str, dialect: str, model: str, streams: int, seconds: float, meter: Meter) -> tuple[Counts, float, float]:
     """Open all streams; when all have begun, count for `seconds`. Return counts, seconds, and this process's CPU."""
 
     async def run() -> tuple[Counts, float, float]:
@@ -108,13 +131,59 @@ def read(url: str, dialect: str, model: str, streams: int, seconds: float) -> tu
         counts.events = counts.tokens = 0
         counts.delays_ms.clear()
         began, cpu = time.perf_counter(), _cpu()
+        meter.begin()
         await asyncio.sleep(seconds)
         took, cpu = time.perf_counter() - began, _cpu() - cpu
+        meter.end()
         snapshot = Counts(counts.events, counts.tokens, list(counts.delays_ms), counts.lost)
         for reader in readers:
             reader.close()
         await asyncio.sleep(0.2)
         return snapshot, took, cpu
+
+    return uvloop.run(run())
+
+
+def first_bytes(url: str, model: str, count: int) -> list[float]:
+    """Return milliseconds from sending a streaming request to its first byte, over one connection."""
+    host, port, head = request(url, "openai", model)
+    waits = []
+    with socket.create_connection((host, port)) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(count):
+            began = time.perf_counter()
+            client.sendall(head)
+            data = client.recv(65536)
+            waits.append((time.perf_counter() - began) * 1000)
+            while not data.endswith(b"0\r\n\r\n"):
+                data += client.recv(65536)
+    return waits
+
+
+def requests_s(url: str, model: str, connections: int, seconds: float) -> float:
+    """Return answers a second that are not streamed, each connection asking again when it is answered."""
+
+    async def run() -> float:
+        host, port, head = request(url, "openai", model, is_stream=False)
+        ends_at, done = time.perf_counter() + seconds, 0
+
+        async def ask() -> None:
+            nonlocal done
+            reader, writer = await asyncio.open_connection(host, port)
+            while time.perf_counter() < ends_at:
+                writer.write(head)
+                answer = await reader.readuntil(b"\r\n\r\n")
+                if b" 200 " not in answer[:20]:
+                    raise RuntimeError(answer.decode())
+                length = re.search(rb"content-length: *(\d+)", answer, re.IGNORECASE)
+                assert length is not None
+                await reader.readexactly(int(length[1]))
+                done += 1
+            writer.close()
+
+        began = time.perf_counter()
+        await asyncio.gather(*(ask() for _ in range(connections)))
+        return done / (time.perf_counter() - began)
 
     return uvloop.run(run())
 
