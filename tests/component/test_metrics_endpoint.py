@@ -62,6 +62,7 @@ def running(neuron: FakeNeuron, tmp_path_factory: pytest.TempPathFactory) -> Ite
     endpoints = {"beast": neuron.endpoint}
     folder = tmp_path_factory.mktemp("gateway")
     with Gateway(folder, endpoints=endpoints, workers=2, metrics_listen=f"127.0.0.1:{port}") as gateway:
+        neuron.wait_for_gateways(2)
         yield gateway, Scraper(port)
 
 

@@ -236,6 +236,12 @@ class FakeNeuron:
                 assert left > 0, f"no {kind.__name__} (number {count}) came; received: {self.received}"
                 self._changed.wait(left)
 
+    def wait_for_gateways(self, count: int) -> None:
+        """Wait for so many gateway processes: one that connects later would pass for a leak of the test that runs."""
+        with self._changed:
+            is_there = self._changed.wait_for(lambda: len(self.gateways) >= count, DEADLINE_S)
+        assert is_there, f"{len(self.gateways)} gateway processes came, not {count}"
+
     def jobs(self, count: int = 1) -> list[Job]:
         """Return the first jobs that were submitted, waiting for `count` of them."""
         ends_at = time.monotonic() + DEADLINE_S
