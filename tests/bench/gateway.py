@@ -113,7 +113,7 @@ def nginx(pace: float) -> Iterator[Side]:
             daemon off; worker_processes 1; worker_rlimit_nofile 20000;
             pid {folder}/pid; error_log {folder}/error.log;
             events {{ worker_connections 10000; }}
-            http {{ access_log off; {temp}
+            http {{ access_log off; keepalive_requests 10000000; {temp}
                 upstream stub {{ server {upstream.removeprefix("http://")}; keepalive 64; }}
                 server {{ listen 127.0.0.1:{port} backlog=4096; location / {{
                     proxy_pass http://stub; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
