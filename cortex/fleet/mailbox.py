@@ -108,6 +108,8 @@ class Mailbox:
                 events.append((index, text if slot.tokens == 1 else Merged(text, slot.tokens)))
             if slot.ended is not None:
                 events.append((index, slot.ended))
+        if self._error is not None:
+            self._wake()  # who listens is called once for both, and has now seen only the events
         return events
 
     async def _wait(self, timeout_s: float | None) -> None:

@@ -1,0 +1,58 @@
+"""Where a call's events wait for their reader: nothing that came stays untold."""
+
+import asyncio
+
+import pytest
+
+from common.errors import Code, RequestError
+from cortex.fleet.contract import Events
+from cortex.fleet.mailbox import Mailbox, Turn
+
+FAILURE = RequestError(Code.WORKER_DIED, "gone")
+
+
+def test_an_error_that_comes_in_the_same_turn_as_text_is_told_after_it() -> None:
+    async def scenario() -> list[Events | RequestError]:
+        mailbox, heard = Mailbox(Turn()), list[Events | RequestError]()
+        ended = asyncio.Event()
+
+        def take() -> None:
+            try:
+                heard.append(mailbox.take())
+            except RequestError as error:
+                heard.append(error)
+                ended.set()
+
+        mailbox.listen(take)
+        mailbox.put_text(0, "Hel")
+        mailbox.put_error(FAILURE)
+        await asyncio.wait_for(ended.wait(), 5)
+        return heard
+
+    assert asyncio.run(scenario()) == [[(0, "Hel")], FAILURE]
+
+
+def test_who_waits_gets_the_text_and_then_the_error() -> None:
+    async def scenario() -> None:
+        mailbox = Mailbox(Turn())
+        mailbox.put_text(0, "Hel")
+        mailbox.put_error(FAILURE)
+        assert await mailbox.next(5) == [(0, "Hel")]
+        with pytest.raises(RequestError) as caught:
+            await mailbox.next(5)
+        assert caught.value is FAILURE
+
+    asyncio.run(scenario())
+
+
+def test_a_listener_is_called_once_for_all_that_comes_in_a_turn() -> None:
+    async def scenario() -> list[Events]:
+        mailbox, heard = Mailbox(Turn()), list[Events]()
+        mailbox.listen(lambda: heard.append(mailbox.take()))
+        for text in "abc":
+            mailbox.put_text(0, text)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return heard
+
+    assert asyncio.run(scenario()) == [[(0, "abc")]]
