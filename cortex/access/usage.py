@@ -95,9 +95,13 @@ class UsageBook:
 
 
 def read_usage(file: Path, since: float) -> list[Row]:
-    """Return the lines from the day of `since` on, in order. Raises sqlite3.Error."""
+    """Return the lines from the day of `since` on, in order; none before the first. Raises sqlite3.Error."""
+    if file.parent.is_dir() and not file.exists():
+        return []
     query = "select * from usage where day >= ? order by day, key, model"
     with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=BUSY_S)) as database:
+        if database.execute("select 1 from sqlite_master where name = 'usage'").fetchone() is None:
+            return []  # its first writer is just making it
         return [Row(d, k, m, Used(*counts)) for d, k, m, *counts in database.execute(query, (_day(since),))]
 
 

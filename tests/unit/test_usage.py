@@ -42,9 +42,15 @@ def test_what_cannot_be_written_is_written_later(tmp_path: Path, caplog: pytest.
     assert [r.used for r in read_usage(file, NOW)] == [Used(4, 40, 0, 20)]
 
 
-def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
+def test_without_a_folder_nothing_is_kept() -> None:
     book = UsageBook(None)
     book.add("ada", "m", Used(1), NOW)
     assert not book
+
+
+def test_before_the_first_is_written_there_is_none(tmp_path: Path) -> None:
+    assert read_usage(tmp_path / "usage.sqlite", NOW) == []
+    sqlite3.connect(tmp_path / "usage.sqlite").close()
+    assert read_usage(tmp_path / "usage.sqlite", NOW) == []
     with pytest.raises(sqlite3.Error):
-        read_usage(tmp_path / "none.sqlite", NOW)
+        read_usage(tmp_path / "elsewhere" / "usage.sqlite", NOW)
