@@ -71,7 +71,7 @@ GETS = (
     _Get("/livez", "Whether the gateway answers"),
     _Get("/readyz", "Whether new requests have a chance", statuses=(200, 503)),
     _Get("/version", "Versions of the program and of its bus"),
-    _Get("/", "A line of text", kind="text/plain; charset=utf-8"),
+    _Get("/", "A line of text; for a browser the page", kind="text/plain; charset=utf-8"),
 )  # fmt: skip
 _COMMON_CODES = (Code.INVALID_VALUE, Code.INVALID_API_KEY, Code.PERMISSION_DENIED)
 """Also of requests without a body: a header or a query that cannot be read; a key that is missing or wrong."""

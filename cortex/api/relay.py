@@ -116,11 +116,14 @@ class Relay:
             self._end.set_result(None)
 
     def _watch(self, outlet: Outlet) -> None:
-        """Break the silence when it is due."""
-        if self._is_silent() and not outlet.is_full:
-            outlet.write(self._comment())
+        """Break the silence when it is due; a client that is behind hears nothing before it has read."""
+        if self._is_silent():
+            if outlet.is_full:
+                self._silent_since = self._loop.time()
+            else:
+                outlet.write(self._comment())
         wait_s = self._silent_since + self._ping_s - self._loop.time()
-        self._timer = self._loop.call_later(max(wait_s, 0.01), self._watch, outlet)
+        self._timer = self._loop.call_later(wait_s, self._watch, outlet)
 
     def _read(self, events: Events) -> bytes:
         """Return what is to be sent for these events; note the end."""

@@ -65,6 +65,7 @@ from neuron.supervisor.renewal import Renewal
 from neuron.supervisor.states import State
 from neuron.supervisor.traffic import Traffic
 from neuron.supervisor.upkeep import Upkeep
+from neuron.supervisor.withdrawal import Withdrawal
 
 SWEEP_S = 0.25
 """Between looks at budgets, leases and stalls."""
@@ -131,7 +132,8 @@ class Machine:
         self._driver = DriverWatch(host, self._family)
         self._finds = Finds(host, self._inspection)
         self._profiles = Profiles(host, self._inspection)
-        self._reception = Reception(host, self._publisher, self._traffic, self._placement)
+        self._withdrawal = Withdrawal(host, self._traffic)
+        self._reception = Reception(host, self._publisher, self._withdrawal, self._placement)
         self._strict = strict
         self._swept_at: float | None = None
         for profile in catalogue.models:
@@ -314,11 +316,11 @@ class Machine:
                     self._inspection.adopt(message.profile, own=False)
                 self._traffic.submit(peer, message.jobs)
             case Abort():
-                self._traffic.abort_keys(peer, message)
+                self._withdrawal.abort(peer, message)
             case Beat():
-                self._traffic.beat(peer, message)
+                self._withdrawal.compare(peer, message)
             case CancelJobs():
-                self._traffic.cancel(peer, message)
+                self._withdrawal.cancel(peer, message)
             case _:
                 for device, what in self._admin.handle(peer, message):
                     self._family.order(device, what)

@@ -5,16 +5,16 @@ from common.messages import PROTOCOL_VERSION, Hello, Refused
 from neuron.supervisor.host import Host
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.publisher import Publisher
-from neuron.supervisor.traffic import Traffic
+from neuron.supervisor.withdrawal import Withdrawal
 
 
 class Reception:
     """Keeps the list of peers."""
 
-    def __init__(self, host: Host, publisher: Publisher, traffic: Traffic, placement: Placement) -> None:
+    def __init__(self, host: Host, publisher: Publisher, withdrawal: Withdrawal, placement: Placement) -> None:
         self._host = host
         self._publisher = publisher
-        self._traffic = traffic
+        self._withdrawal = withdrawal
         self._placement = placement
 
     def greet(self, peer: str, hello: Hello) -> None:
@@ -49,7 +49,7 @@ class Reception:
         """Abort what a peer that is gone has asked for."""
         host = self._host
         known = host.peers.forget(peer)
-        aborted = self._traffic.abort_gateway(peer)
+        aborted = self._withdrawal.abort_all(peer)
         self._placement.wants.peer_lost(peer)
         if known is not None and known.role == "gateway":
             host.say("warning", "gateway lost", name=known.name, peer=peer[:8], why=why, jobs_aborted=aborted)

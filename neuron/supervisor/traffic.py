@@ -6,18 +6,13 @@ from msgspec import structs
 
 from common.errors import Code, overflow
 from common.messages import (
-    Abort,
     AbortTasks,
-    Beat,
-    CancelJobs,
-    Done,
     Ended,
     Failed,
     FailedItem,
     Job,
     Prepare,
     Prepared,
-    Refused,
     Rendered,
     RenderedItem,
     Run,
@@ -25,7 +20,7 @@ from common.messages import (
     StartedItem,
     Task,
 )
-from neuron.broker.failures import failure, lost_job, poisoned
+from neuron.broker.failures import failure, poisoned
 from neuron.broker.jobs import Entry
 from neuron.memory.residency import Model, Replica
 from neuron.supervisor.host import Host
@@ -316,6 +311,11 @@ class Traffic:
         item = failure(entry.job, code, message, retriable=retriable, retry_after_ms=retry_after_ms)
         self._host.tell(entry.gateway, Failed(items=[item]))
 
+    def cut(self, entry: Entry, code: Code, message: str, *, retriable: bool = False) -> None:
+        """End a job that may be running with an error."""
+        self._stop_running(entry)
+        self.fail(entry, code, message, retriable=retriable)
+
     def abort(self, entry: Entry) -> None:
         """End a job nobody waits for, without a word."""
         self._stop_running(entry)
@@ -325,46 +325,6 @@ class Traffic:
         """Have the worker drop the job, before its slot goes to the next: a worker takes its messages in order."""
         if entry.device is not None and self._host.worker(entry.device).is_alive:
             self._host.tell_worker(entry.device, AbortTasks(jobs=[entry.key]))
-
-    def abort_keys(self, peer: str, message: Abort) -> None:
-        """Carry out a gateway's Abort; idempotent."""
-        for key in message.jobs:
-            entry = self._host.jobs.find_of(peer, key.job)
-            if entry is not None and entry.job.attempt <= key.attempt:
-                self.abort(entry)
-
-    def cancel(self, peer: str, message: CancelJobs) -> None:
-        """End a request's jobs for an admin: their client gets an error, and no other attempt is made."""
-        host, target = self._host, message.target
-        found = [e for e in host.jobs.entries() if e.job.request_id == target or (target and e.job.id == target)]
-        found = found or [e for e in host.jobs.entries() if len(target) >= 4 and e.job.id.startswith(target)]
-        if not found:
-            text = f"no job or request '{target}' runs or waits here"
-            host.tell(peer, Refused(request=message.request, code=Code.NOT_FOUND, message=text))
-            return
-        for entry in found:
-            self._stop_running(entry)
-            self.fail(entry, Code.ABORTED, "the request was cancelled by an administrator")
-        host.say("warning", "request cancelled", request_id=found[0].job.request_id, jobs=len(found), why="an admin")
-        host.tell(peer, Done(request=message.request, text=f"{len(found)} jobs of {found[0].job.request_id} cancelled"))
-
-    def abort_gateway(self, peer: str) -> int:
-        """Abort all jobs of a gateway that is gone; return how many."""
-        entries = self._host.jobs.of_gateway(peer)
-        for entry in entries:
-            self.abort(entry)
-        return len(entries)
-
-    def beat(self, peer: str, message: Beat) -> None:
-        """Settle differences between the gateway's list of live jobs and the book."""
-        listed = {key.job: key.attempt for key in message.jobs}
-        for entry in self._host.jobs.of_gateway(peer):
-            if listed.get(entry.job.id) != entry.job.attempt:
-                self.abort(entry)
-        lost = [k for k in message.jobs if self._host.jobs.find_of(peer, k.job) is None]
-        if lost:
-            # Its end, or its Submit, went under in a broken connection, or has crossed this Beat.
-            self._host.tell(peer, Failed(items=[lost_job(key) for key in lost]))
 
     def worker_died(self, owner: str, cause: str, named: Collection[str]) -> None:
         """End the jobs that had a slot there; `named` are those whose computation has ended it.
@@ -437,5 +397,4 @@ class Traffic:
         """End every job, retriable: a replica elsewhere can take it."""
         # Running ones last: a slot that falls free must not go to a job that is about to be failed.
         for entry in sorted(self._host.jobs.entries(), key=lambda e: e.state == "running"):
-            self._stop_running(entry)
-            self.fail(entry, code, message, retriable=True)
+            self.cut(entry, code, message, retriable=True)

@@ -1,13 +1,20 @@
 """Streamed replies of the real `cortex serve`, as their bytes are: written directly, merged for a slow client."""
 
+import asyncio
+import contextlib
 import json
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from cortex.api.exchange import Exchange
+from cortex.api.relay import Relay
+from cortex.dialects.contract import Stream
+from tests.support.fake_fleet import FakeCall, begun
 from tests.support.fake_neuron import MODEL, FakeNeuron, ended, token
 from tests.support.harness import Gateway
 
@@ -140,3 +147,39 @@ def test_a_client_that_is_behind_gets_larger_pieces_and_nobody_waits_for_it(
     assert "".join(pieces).split() == [str(i) for i in range(steps * width)]
     assert len(pieces) < steps / 4
     assert content.endswith(b"data: [DONE]\n\n")
+
+
+class FullOutlet:
+    """A connection whose client never reads."""
+
+    def __init__(self) -> None:
+        self.on_room: Any = None
+        self.looks = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Be full, and count who asks."""
+        self.looks += 1
+        return True
+
+    def write(self, data: bytes) -> None:
+        """Never be written to."""
+        raise AssertionError(data)
+
+
+def test_a_client_that_never_reads_costs_a_look_now_and_then() -> None:
+    async def run() -> int:
+        stream = SimpleNamespace(is_complete=False, feed=lambda events: b"head")
+        relay = Relay(cast(Exchange, None), FakeCall([[]]), cast(Stream, stream), ping_s=0.05)
+        outlet = FullOutlet()
+
+        async def read() -> None:
+            async for _ in relay.pieces([(0, begun())], outlet):
+                pass
+
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(read(), 0.5)
+        assert outlet.on_room is None
+        return outlet.looks
+
+    assert 2 <= asyncio.run(run()) <= 12

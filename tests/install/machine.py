@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-MIRROR = os.environ.get("HELEXA_DEBIAN_MIRROR", "http://deb.debian.org/debian")
+MIRROR = "HELEXA_DEBIAN_MIRROR"
+"""Environment variable: where debootstrap gets its packages; unset, where it does by itself."""
 NEEDED = ("curl", "dbus", "dnf", "libgomp1", "libstdc++6", "procps", "python3", "systemd", "systemd-sysv")
 
 
@@ -72,7 +73,8 @@ def make_base(base: Path) -> None:
         return
     shutil.rmtree(base, ignore_errors=True)
     base.parent.mkdir(parents=True, exist_ok=True)
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(NEEDED)}", "bookworm", str(base), MIRROR]
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(NEEDED)}", "bookworm", str(base)]
+    command += [os.environ[MIRROR]] if MIRROR in os.environ else []
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=1200)
 
 
