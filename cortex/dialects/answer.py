@@ -5,7 +5,7 @@ from typing import NamedTuple
 from common.formats import family
 from common.formats.contract import Call, Content, Delta, Parser, Tools
 from common.messages import EndedItem, StartedItem
-from cortex.fleet.contract import Merged
+from cortex.fleet.contract import tokens_of
 
 
 class Offer(NamedTuple):
@@ -47,7 +47,7 @@ class Answer:
         was_thinking = self._parser.is_thinking
         deltas = self._parser.push(text)
         if was_thinking or self._parser.is_thinking:
-            self.reasoning_tokens += _count(text) if tokens is None else tokens
+            self.reasoning_tokens += tokens_of(text) if tokens is None else tokens
         return self._limit(deltas)
 
     def finish(self) -> list[Delta]:
@@ -68,7 +68,3 @@ class Answer:
     def reason(self, item: EndedItem) -> str:
         """Return why the answer ended: stop, stop_sequence, length or tool_calls. To be asked after finish()."""
         return "tool_calls" if self.calls and item.reason != "length" else item.reason
-
-
-def _count(text: str) -> int:
-    return text.tokens if isinstance(text, Merged) else 1

@@ -34,6 +34,11 @@ class Merged(str):
         return made
 
 
+def tokens_of(text: str) -> int:
+    """Return how many tokens a piece of text has."""
+    return text.tokens if isinstance(text, Merged) else 1
+
+
 class Told(NamedTuple):
     """A piece of text of a job that asks for log-probabilities, and those of the tokens it came with."""
 

@@ -1,4 +1,4 @@
-"""Where the events of one call wait for their reader: one slot a job, which merges text while the reader is slow."""
+"""Where the events of one call wait for their reader: one slot a job, which merges its text while the reader is slow."""
 
 import asyncio
 import logging
@@ -6,18 +6,20 @@ from collections.abc import Callable, Sequence
 
 from common.errors import RequestError
 from common.messages import EndedItem, RenderedItem, StartedItem, TokenLogprob
-from cortex.fleet.contract import Events, Merged, Told
+from cortex.fleet.contract import Events, Merged, Told, tokens_of
 
 log = logging.getLogger(__name__)
 
+APART = 8
+"""Up to so many pieces stay events of their own, which go out in one write; more are behind, and become one."""
+
 
 class _Slot:
-    __slots__ = ("ended", "logprobs", "started", "text", "tokens")
+    __slots__ = ("ended", "logprobs", "pieces", "started")
 
     def __init__(self) -> None:
         self.started: StartedItem | None = None
-        self.text: list[str] = []
-        self.tokens = 0
+        self.pieces: list[str] = []
         self.logprobs: list[TokenLogprob] = []
         self.ended: EndedItem | RenderedItem | None = None
 
@@ -70,9 +72,9 @@ class Mailbox:
     def put_text(self, index: int, text: str, logprobs: Sequence[TokenLogprob] = (), *, tokens: int = 1) -> None:
         """Take a piece of text, made of so many tokens, with its tokens' log-probabilities if the job asks for them."""
         slot = self._slot(index)
-        slot.text.append(text)
-        slot.logprobs += logprobs
-        slot.tokens += tokens
+        slot.pieces.append(text if tokens == 1 else Merged(text, tokens))
+        if logprobs:
+            slot.logprobs += logprobs
         self._wake()
 
     def put_end(self, index: int, item: EndedItem | RenderedItem) -> None:
@@ -102,10 +104,11 @@ class Mailbox:
             if slot.started is not None:
                 events.append((index, slot.started))
             if slot.logprobs:
-                events.append((index, Told("".join(slot.text), slot.logprobs)))
-            elif slot.text:
-                text = "".join(slot.text)
-                events.append((index, text if slot.tokens == 1 else Merged(text, slot.tokens)))
+                events.append((index, Told("".join(slot.pieces), slot.logprobs)))
+            elif len(slot.pieces) > APART:
+                events.append((index, Merged("".join(slot.pieces), sum(tokens_of(p) for p in slot.pieces))))
+            else:
+                events += [(index, piece) for piece in slot.pieces]
             if slot.ended is not None:
                 events.append((index, slot.ended))
         if self._error is not None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from common.errors import Code, RequestError
-from cortex.fleet.contract import Events
+from cortex.fleet.contract import Events, Merged
 from cortex.fleet.mailbox import Mailbox, Turn
 
 FAILURE = RequestError(Code.WORKER_DIED, "gone")
@@ -45,14 +45,27 @@ def test_who_waits_gets_the_text_and_then_the_error() -> None:
     asyncio.run(scenario())
 
 
-def test_a_listener_is_called_once_for_all_that_comes_in_a_turn() -> None:
+def take_all(pieces: list[str]) -> list[Events]:
+    """Return what a listener takes of pieces that came in one turn of the loop."""
+
     async def scenario() -> list[Events]:
         mailbox, heard = Mailbox(Turn()), list[Events]()
         mailbox.listen(lambda: heard.append(mailbox.take()))
-        for text in "abc":
+        for text in pieces:
             mailbox.put_text(0, text)
         for _ in range(3):
             await asyncio.sleep(0)
         return heard
 
-    assert asyncio.run(scenario()) == [[(0, "abc")]]
+    return asyncio.run(scenario())
+
+
+def test_a_listener_is_called_once_for_all_that_comes_in_a_turn_and_tokens_stay_apart() -> None:
+    assert take_all(["a", "b", "c"]) == [[(0, "a"), (0, "b"), (0, "c")]]
+
+
+def test_what_is_far_behind_becomes_one_piece() -> None:
+    ((event,),) = take_all(list("abcdefghijkl"))
+    assert event == (0, "abcdefghijkl")
+    assert isinstance(event[1], Merged)
+    assert event[1].tokens == 12
