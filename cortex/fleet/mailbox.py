@@ -1,4 +1,4 @@
-"""Where the events of one call wait for their reader: one slot a job, which merges its text while the reader is slow."""
+"""Where the events of one call wait for their reader: one slot a job, merged while the reader is slow."""
 
 import asyncio
 import logging
