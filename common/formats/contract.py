@@ -57,8 +57,17 @@ class Rules(Protocol):
     def add(self, name: str, body: str) -> str:
         """Add a rule and return the name it got."""
 
-    def schema(self, name: str, schema: Schema) -> str:
-        """Add a rule for the JSON values that fit a schema and return its name."""
+    def schema(self, name: str, schema: Any, *, root: Schema | None = None) -> str:
+        """Add a rule for the JSON values that fit a schema and return its name.
+
+        `root`: what the schema's references point into; None: the schema itself.
+        """
+
+    def bare(self, name: str, schema: Any, marker: str, *, root: Schema | None = None) -> str:
+        """Add a rule for the values that fit a schema, as they stand before `marker`, and return its name.
+
+        Texts are written as they are, everything else as JSON; common/formats/values.py reads both.
+        """
 
 
 class Block(NamedTuple):
@@ -94,6 +103,8 @@ class Syntax:
     """Other markers, which a vocabulary may hold as control tokens."""
     is_first: ClassVar[bool] = False
     """Whether a block can only begin an answer, or follow another one."""
+    writes_members: ClassVar[bool] = False
+    """Whether arguments are written one by one, not as one JSON object."""
     trigger: ClassVar[str | None] = None
     """Text that shows that a call has begun; None where nothing distinguishes it from an answer."""
 
@@ -111,6 +122,10 @@ class Syntax:
     def grammar(self, rules: Rules, tools: Tools, *, is_parallel: bool) -> str:
         """Return the body of a rule for one call of any of the tools, or for several."""
         raise NotImplementedError
+
+    def answer(self, body: str) -> str:
+        """Return the body of a rule for an answer whose text is held to `body`."""
+        return body
 
     @classmethod
     def markers(cls) -> tuple[str, ...]:

@@ -7,21 +7,24 @@ from common.formats import reasoning
 from common.formats.blocks import BlockParser
 from common.formats.contract import Parser, Syntax, Tools
 from common.formats.functionary import Functionary, FunctionTag
+from common.formats.gemma import Gemma
 from common.formats.harmony import Harmony
 from common.formats.hermes import Hermes
-from common.formats.json_lists import CommandR, Granite
+from common.formats.invoke import Dsml, DsmlTools, MiniMax
+from common.formats.json_lists import CommandR, CommandRPlus, Functools, Granite, Nemotron, ToolCalls
 from common.formats.llama import LlamaJson
 from common.formats.mistral import Mistral, MistralArgs
 from common.formats.pythonic import Lfm, Pythonic
 from common.formats.reasoning import Markers, ReasoningParser
 from common.formats.sections import DeepSeek, DeepSeekFenced, Kimi
-from common.formats.tagged import Glm, QwenXml
+from common.formats.tagged import Glm, QwenXml, SeedXml
 
 SYNTAXES: dict[str, Syntax] = {
     s.name: s
     for s in (
-        Hermes(), QwenXml(), Glm(), LlamaJson(), Pythonic(), Lfm(), Mistral(), MistralArgs(), DeepSeek(),
-        DeepSeekFenced(), Kimi(), CommandR(), Granite(), Harmony(), Functionary(), FunctionTag(),
+        Hermes(), QwenXml(), SeedXml(), Glm(), MiniMax(), Dsml(), DsmlTools(), Gemma(), LlamaJson(), Pythonic(), Lfm(),
+        Mistral(), MistralArgs(), DeepSeek(), DeepSeekFenced(), Kimi(), CommandR(), Granite(), Functools(), Harmony(),
+        Functionary(), FunctionTag(), CommandRPlus(), Nemotron(), ToolCalls(),
     )
 }  # fmt: skip
 _MARKERS = {m.name: m for m in reasoning.FAMILIES}
@@ -37,7 +40,16 @@ _DETECTORS: tuple[tuple[Callable[[str], bool], str], ...] = (
     (_has("<|tool_calls_section_begin|>"), "kimi"),
     (_has("<｜tool▁calls▁begin｜>", "```json"), "deepseek-fenced"),
     (_has("<｜tool▁calls▁begin｜>"), "deepseek"),
+    (_has("｜DSML｜", "function_calls"), "dsml"),
+    (_has("｜DSML｜"), "dsml-tools"),
+    (_has("<minimax:tool_call>"), "minimax"),
+    (_has("<|tool_call>call:"), "gemma"),
+    (_has("functools["), "functools"),
+    (_has("<seed:tool_call>"), "seed-xml"),
     (_has("<|START_ACTION|>"), "command-r"),
+    (_has("'Action:\\'", "tool_name"), "command-r-plus"),
+    (_has("<TOOLCALL>"), "nemotron"),
+    (_has("<tool_calls>"), "tool-calls"),
     (_has("[TOOL_CALLS]", "[ARGS]"), "mistral-args"),
     (_has("[TOOL_CALLS]"), "mistral"),
     (_has("<|tool_call_start|>"), "lfm"),

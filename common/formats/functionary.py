@@ -162,3 +162,7 @@ class Functionary(Syntax):
             for name, schema in tools.items()
         ]
         return repeat(rules.add("functionary-call", either(bodies)), literal(_NEXT), is_parallel=is_parallel)
+
+    def answer(self, body: str) -> str:
+        """Return the body of a rule for an answer whose text is held to `body`."""
+        return f"{literal(_ALL)} {body}"

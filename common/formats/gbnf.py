@@ -28,12 +28,21 @@ def either(bodies: Iterable[str]) -> str:
 
 
 def until(marker: str) -> str:
-    """Return any text that does not contain `marker`."""
-    steps = []
-    for index, character in enumerate(marker):
-        other = f"[^{_CLASS_ESCAPES.get(character, character)}]"
-        steps.append(f"{literal(marker[:index])} {other}" if index else other)
-    return either(steps) + "*"
+    """Return any text that does not contain `marker`, nor ends with a beginning of it.
+
+    The marker's first character must not come again in it: then a beginning of the marker is followed by what does
+    not continue it, or by another beginning.
+    """
+    first, rest = marker[0], marker[1:]
+    assert first not in rest, marker
+    begun = [literal(marker[:n]) for n in range(1, len(marker))]
+    other = [f"[^{_in_class(c)}{_in_class(first)}]" for c in rest]
+    broken = [f"{b} {o}" for b, o in zip(begun, other, strict=True)]
+    return f"( [^{_in_class(first)}] | {either(begun)}* {either(broken)} )*"
+
+
+def _in_class(character: str) -> str:
+    return _CLASS_ESCAPES.get(character, character)
 
 
 def repeat(call: str, separator: str, *, is_parallel: bool) -> str:

@@ -9,6 +9,8 @@ from common.formats.json_text import read_arguments
 _MESSAGE = "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>")
 _HEADS = ("<|channel|>", "<|start|>", " to=", "to=")
+_ANALYSIS = f'( "<|channel|>analysis<|message|>" {until("<|end|>")} "<|end|><|start|>assistant" )?'
+"""In a grammar: reasoning, if the model wants to."""
 _CHANNEL = re.compile(r"<\|channel\|>\s*(?P<channel>\w+)")
 _RECIPIENT = re.compile(r"to=(?:functions\.)?(?P<name>[^\s<]+)")
 _END = re.compile("|".join(re.escape(e) for e in _ENDS))
@@ -127,5 +129,8 @@ class Harmony(Syntax):
             + rules.schema(f"{rule_name(name)}-arguments", schema)
             for name, schema in tools.items()
         ]
-        analysis = f'"<|channel|>analysis<|message|>" {until("<|end|>")} "<|end|><|start|>assistant"'
-        return f'( {analysis} )? "<|channel|>commentary" {either(bodies)}'
+        return f'{_ANALYSIS} "<|channel|>commentary" {either(bodies)}'
+
+    def answer(self, body: str) -> str:
+        """Return the body of a rule for an answer whose text is held to `body`, after reasoning."""
+        return f'{_ANALYSIS} "<|channel|>final<|message|>" {body}'

@@ -1,14 +1,21 @@
 """Calls as a Python list, `[f(a=1, b="x"), g()]`: Llama 3.2 and 4, LFM 2."""
 
 import ast
+import math
+import re
+import unicodedata
+import warnings
+from keyword import iskeyword
 from typing import Any, ClassVar
 
 from common.formats.contract import BROKEN, MORE, Block, Call, Rules, Schema, Syntax, Tools, Verdict
 from common.formats.gbnf import either, literal, repeat, rule_name
 from common.formats.json_text import dump, load, skip_space
+from common.formats.values import properties
 
 _TRIPLES = ('"""', "'''")
 _NESTING = 64
+_NAME = re.compile(r"[^\s()\[\]{},'\"=]+(?=\()")
 
 
 class Pythonic(Syntax):
@@ -19,6 +26,7 @@ class Pythonic(Syntax):
     closers: ClassVar[tuple[str, ...]] = ("]",)
     fillers: ClassVar[tuple[str, ...]] = ("<|python_end|>",)
     is_first = True
+    writes_members = True
     begin: ClassVar[str] = "<|python_start|>"
     end: ClassVar[str] = "<|python_end|>"
     written_begin: ClassVar[str] = ""
@@ -105,26 +113,48 @@ def _string_end(text: str, start: int) -> int | None:
 
 def read_python(text: str) -> list[Call] | None:
     """Return the calls in a Python list of calls with keyword arguments that are literals; None for anything else."""
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        if not isinstance(tree, ast.List):
+    calls: list[Call] = []
+    position = skip_space(text, 1)
+    while not text.startswith("]", position):
+        # Names are no identifiers of Python's: those of many tools have hyphens.
+        head = _NAME.match(text, position)
+        end = None if head is None else list_end(text, head.end())
+        if head is None or end is None:
             return None
-        return [_read_one(node) for node in tree.elts]
+        arguments = _read_arguments(text[head.end() : end])
+        if arguments is None:
+            return None
+        calls.append(Call(head[0], arguments))
+        position = skip_space(text, end)
+        if text.startswith(",", position):
+            position = skip_space(text, position + 1)
+        elif not text.startswith("]", position):
+            return None
+    return calls
+
+
+def _read_arguments(text: str) -> str | None:
+    """Return what stands between a call's parentheses as a JSON object."""
+    arguments: dict[str, Any] = {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of backslashes before letters that need none, as in regular expressions
+            tree = ast.parse(f"f{text}", mode="eval").body
+        if not isinstance(tree, ast.Call) or tree.args:
+            return None
+        for keyword in tree.keywords:
+            value = _value(keyword.value, 0)
+            if keyword.arg is not None:
+                arguments[keyword.arg] = value
+            elif isinstance(value, dict):
+                arguments |= value
+            else:
+                return None
+        found = dump(arguments)
+        found.encode()  # half a surrogate pair is no text
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return None
-
-
-def _read_one(node: ast.expr) -> Call:
-    if not isinstance(node, ast.Call) or node.args:
-        raise ValueError("no call with keyword arguments")
-    arguments = {}
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            raise ValueError("arguments are unpacked")
-        arguments[keyword.arg] = _value(keyword.value, 0)
-    text = dump(arguments)
-    text.encode()  # half a surrogate pair is no text
-    return Call(ast.unparse(node.func), text)
+    return found
 
 
 def _value(node: ast.expr, depth: int) -> Any:
@@ -142,7 +172,7 @@ def _value(node: ast.expr, depth: int) -> Any:
         case _:
             value = ast.literal_eval(node)
             is_json = value is None or isinstance(value, bool | int | float | str)
-            if not is_json or value != value:
+            if not is_json or (isinstance(value, float) and not math.isfinite(value)):
                 raise ValueError("no JSON value")
             return value
 
@@ -154,17 +184,24 @@ def _may_be_call(text: str, tools: Tools) -> bool:
 
 
 def _render_arguments(arguments: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    parts = (f"{k}={v!r}" if _is_keyword(k) else f"**{ ({k: v})!r}" for k, v in arguments.items())
+    return ", ".join(parts)
+
+
+def _is_keyword(name: str) -> bool:
+    """Say whether an argument's name may stand before `=`; Python takes some letters for others there."""
+    return name.isidentifier() and not iskeyword(name) and unicodedata.normalize("NFKC", name) == name
 
 
 def _arguments_rule(rules: Rules, name: str, schema: Schema) -> str:
     """Return a body for keyword arguments in the schema's order: first the required ones, then some of the others."""
-    required = schema.get("required", [])
+    required = schema.get("required") or []
     first: list[str] = []
     more: list[str] = []
-    for key, of_key in schema.get("properties", {}).items():
-        value = rules.schema(f"{rule_name(name)}-{rule_name(key)}", of_key if isinstance(of_key, dict) else {})
-        (first if key in required else more).append(f"{literal(f'{key}=')} {value}")
+    for key, of_key in properties(schema).items():
+        value = rules.schema(f"{rule_name(name)}-{rule_name(key)}", of_key, root=schema)
+        body = f"{literal(f'{key}=')} {value}" if _is_keyword(key) else f'{literal(f"**{{{dump(key)}: ")} {value} "}}"'
+        (first if key in required else more).append(body)
     body = ' ", " '.join(first)
     if not more:
         return body or '""'

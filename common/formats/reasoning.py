@@ -17,6 +17,7 @@ THINK = Markers("think", "<think>", "</think>")
 FAMILIES = (
     THINK,
     Markers("mistral-think", "[THINK]", "[/THINK]"),
+    Markers("gemma-thought", "<|channel>thought", "<channel|>"),
     Markers("command-think", "<|START_THINKING|>", "<|END_THINKING|>"),
     Markers("seed-think", "<seed:think>", "</seed:think>"),
     Markers("reasoning", "<reasoning>", "</reasoning>"),

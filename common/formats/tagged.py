@@ -1,15 +1,13 @@
-"""Calls whose arguments stand in tags one by one: Qwen3-Coder, Nemotron 3, GLM 4.5. Values are read by the schema."""
+"""Calls whose arguments stand in tags one by one: Qwen3-Coder, Nemotron 3, Seed, GLM. Values are read by the schema."""
 
 import json
 import re
 from typing import Any, ClassVar
 
 from common.formats.contract import BROKEN, MORE, Block, Call, Rules, Schema, Syntax, Tools, Verdict
-from common.formats.gbnf import either, literal, repeat, rule_name, until
-from common.formats.json_text import dump, load
-
-_LITERALS = {"True": "true", "False": "false", "None": "null"}
-"""Models that were trained on Python write these."""
+from common.formats.gbnf import either, literal, repeat, rule_name
+from common.formats.json_text import dump
+from common.formats.values import coerce, properties
 
 
 class Tagged(Syntax):
@@ -23,24 +21,23 @@ class Tagged(Syntax):
     """After a value: only where an argument or the end follows, so that values may contain the tag."""
     tail: ClassVar["re.Pattern[str]"]
     """After the last argument."""
-    is_padded: ClassVar[bool] = False
-    """Whether a line end stands around each value."""
+    gap: ClassVar[str] = ""
+    """What stands around each value."""
+    writes_members = True
 
     def read(self, text: str, tools: Tools, *, is_final: bool) -> Block | Verdict:
         """Return the block at the beginning of `text`."""
         head = self.head.match(text)
         if head is None:
             return BROKEN if any(c in text for c in self.closers) else MORE
-        schema = tools.get(head["name"], {}).get("properties", {})
+        schema = tools.get(head["name"], {})
         members: list[str] = []
         position = head.end()
         while (key := self.key.match(text, position)) is not None:
             end = self.value_end.search(text, key.end())
             if end is None:
                 return MORE
-            name = key["key"].strip()
-            of_key = schema.get(name) if isinstance(schema, dict) else None
-            members.append(f"{dump(name)}: {self._value(text[key.end() : end.start()], of_key)}")
+            members.append(f"{dump(key['key'].strip())}: {self._value(text[key.end() : end.start()], key, schema)}")
             position = end.end()
         tail = self.tail.match(text, position)
         if tail is None:
@@ -49,10 +46,11 @@ class Tagged(Syntax):
         arguments = json.loads("{" + ", ".join(members) + "}")
         return Block([Call(head["name"], dump(arguments))], tail.end())
 
-    def _value(self, text: str, schema: Any) -> str:
-        if self.is_padded:
-            text = text.removeprefix("\n").removesuffix("\n")
-        return coerce(text, schema if isinstance(schema, dict) else {})
+    def _value(self, text: str, key: "re.Match[str]", schema: Schema) -> str:
+        """Return the JSON value of an argument of the function with this schema."""
+        if self.gap:
+            text = text.removeprefix(self.gap).removesuffix(self.gap)
+        return coerce(text, properties(schema).get(key["key"].strip()), schema)
 
     @staticmethod
     def _is_stray(rest: str) -> bool:
@@ -72,19 +70,15 @@ class Tagged(Syntax):
     def _members(self, rules: Rules, name: str, schema: Schema) -> str:
         """Return a body for the arguments, in the schema's order; those that are not required may be left out."""
         bodies = []
-        required = schema.get("required", [])
-        for key, of_key in schema.get("properties", {}).items():
-            value = _value_rule(rules, f"{rule_name(name)}-{rule_name(key)}", of_key, self.value_marker())
-            body = rules.add(f"{rule_name(name)}-{rule_name(key)}-member", self.member(key, value))
+        required = schema.get("required") or []
+        for key, of_key in properties(schema).items():
+            title = f"{rule_name(name)}-{rule_name(key)}"
+            body = rules.add(f"{title}-member", self.member(rules, title, key, of_key, schema))
             bodies.append(body if key in required else f"{body}?")
         return " ".join(bodies)
 
-    def member(self, key: str, value: str) -> str:
-        """Return a body for one argument with a value's rule."""
-        raise NotImplementedError
-
-    def value_marker(self) -> str:
-        """Return the text that a value cannot contain."""
+    def member(self, rules: Rules, title: str, key: str, of_key: Any, schema: Schema) -> str:
+        """Return a body for one argument of the function with this schema; `title` names rules made for it."""
         raise NotImplementedError
 
 
@@ -92,6 +86,8 @@ class QwenXml(Tagged):
     """`<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`."""
 
     name = "qwen-xml"
+    begin: ClassVar[str] = "<tool_call>"
+    end: ClassVar[str] = "</tool_call>"
     openers = ("<tool_call>", "<function=")
     closers = ("</function>", "</tool_call>")
     trigger = "<tool_call>"
@@ -99,37 +95,48 @@ class QwenXml(Tagged):
     key = re.compile(r"\s*<parameter=(?P<key>[^>]+)>")
     value_end = re.compile(r"</parameter>(?=\s*(?:<parameter=|</function>))")
     tail = re.compile(r"\s*</function>(?:\s*</tool_call>)?")
-    is_padded = True
+    gap = "\n"
 
     def read(self, text: str, tools: Tools, *, is_final: bool) -> Block | Verdict:
         """Return the block at the beginning of `text`; the outer tag is optional, and so is its end."""
         block = super().read(text, tools, is_final=is_final)
-        if isinstance(block, Block) and not is_final and not text[: block.end].endswith("</tool_call>"):
+        if isinstance(block, Block) and not is_final and not text[: block.end].endswith(self.end):
             rest = text[block.end :].lstrip()
-            if text.startswith("<tool_call>") and "</tool_call>".startswith(rest):
+            if text.startswith(self.begin) and self.end.startswith(rest):
                 return MORE
         return block
 
     def _render(self, name: str, arguments: dict[str, Any]) -> str:
-        lines = (f"<parameter={k}>\n{self._written(v)}\n</parameter>\n" for k, v in arguments.items())
-        return f"<tool_call>\n<function={name}>\n{''.join(lines)}</function>\n</tool_call>"
+        lines = (f"<parameter={k}>{self.gap}{self._written(v)}{self.gap}</parameter>\n" for k, v in arguments.items())
+        return f"{self.begin}\n<function={name}>\n{''.join(lines)}</function>\n{self.end}"
 
-    def member(self, key: str, value: str) -> str:
+    def member(self, rules: Rules, title: str, key: str, of_key: Any, schema: Schema) -> str:
         """Return a body for one argument."""
-        return f"{literal(f'<parameter={key}>' + chr(10))} {value} {literal(chr(10) + '</parameter>' + chr(10))}"
-
-    def value_marker(self) -> str:
-        """Return the text that a value cannot contain."""
-        return "\n</parameter>"
+        end = f"{self.gap}</parameter>"
+        value = rules.bare(title, of_key, end, root=schema)
+        return f"{literal(f'<parameter={key}>{self.gap}')} {value} {literal(end + chr(10))}"
 
     def grammar(self, rules: Rules, tools: Tools, *, is_parallel: bool) -> str:
         """Return the body of a rule for calls."""
         bodies = [
-            f"{literal(f'<tool_call>{chr(10)}<function={name}>{chr(10)}')} {self._members(rules, name, schema)} "
-            + literal("</function>\n</tool_call>")
+            f"{literal(f'{self.begin}{chr(10)}<function={name}>{chr(10)}')} {self._members(rules, name, schema)} "
+            + literal(f"</function>\n{self.end}")
             for name, schema in tools.items()
         ]
         return repeat(rules.add("qwen-call", either(bodies)), '"\\n"', is_parallel=is_parallel)
+
+
+class SeedXml(QwenXml):
+    """Seed-OSS: the same in a tag of its own, without line ends around values."""
+
+    name = "seed-xml"
+    begin, end = "<seed:tool_call>", "</seed:tool_call>"
+    openers = ("<seed:tool_call>", "<function=")
+    closers = ("</function>", "</seed:tool_call>")
+    trigger = "<seed:tool_call>"
+    head = re.compile(r"(?:<seed:tool_call>\s*)?<function=(?P<name>[^>\s]+)>\s*")
+    tail = re.compile(r"\s*</function>(?:\s*</seed:tool_call>)?")
+    gap = ""
 
 
 class Glm(Tagged):
@@ -149,14 +156,10 @@ class Glm(Tagged):
         lines = (f"<arg_key>{k}</arg_key>\n<arg_value>{self._written(v)}</arg_value>\n" for k, v in arguments.items())
         return f"<tool_call>{name}\n{''.join(lines)}</tool_call>"
 
-    def member(self, key: str, value: str) -> str:
+    def member(self, rules: Rules, title: str, key: str, of_key: Any, schema: Schema) -> str:
         """Return a body for one argument."""
-        begin = f"<arg_key>{key}</arg_key>\n<arg_value>"
-        return f"{literal(begin)} {value} {literal('</arg_value>' + chr(10))}"
-
-    def value_marker(self) -> str:
-        """Return the text that a value cannot contain."""
-        return "</arg_value>"
+        begin, end = f"<arg_key>{key}</arg_key>\n<arg_value>", "</arg_value>"
+        return f"{literal(begin)} {rules.bare(title, of_key, end, root=schema)} {literal(end + chr(10))}"
 
     def grammar(self, rules: Rules, tools: Tools, *, is_parallel: bool) -> str:
         """Return the body of a rule for calls."""
@@ -165,69 +168,3 @@ class Glm(Tagged):
             for name, schema in tools.items()
         ]
         return repeat(rules.add("glm-call", either(bodies)), '"\\n"', is_parallel=is_parallel)
-
-
-def coerce(text: str, schema: Schema) -> str:
-    """Return the JSON value that a tag's text stands for: what the schema says, text where it says nothing."""
-    kinds = _kinds(schema)
-    if not kinds or kinds == {"string"}:
-        return dump(text)
-    plain = text.strip()
-    plain = _LITERALS.get(plain, plain)
-    value = load(plain)
-    if (value is None and plain != "null") or not _is_finite(plain):
-        return dump(text)
-    if isinstance(value, str) and "string" in kinds:
-        return dump(text)
-    if "string" in kinds and _kind(value) not in kinds:
-        return dump(text)
-    return dump(value)
-
-
-def _is_finite(text: str) -> bool:
-    return not any(word in text for word in ("NaN", "Infinity"))
-
-
-def _kinds(schema: Schema) -> set[str]:
-    """Return the JSON types that a schema allows; empty where it does not say."""
-    given = schema.get("type")
-    if isinstance(given, str):
-        return {given}
-    if isinstance(given, list):
-        return {k for k in given if isinstance(k, str)}
-    kinds: set[str] = set()
-    for word in ("anyOf", "oneOf"):
-        for option in schema.get(word) or []:
-            if isinstance(option, dict):
-                kinds |= _kinds(option)
-    values = [*schema.get("enum", []), *([schema["const"]] if "const" in schema else [])]
-    kinds |= {_kind(v) for v in values}
-    return kinds or ({"object"} if "$ref" in schema or "properties" in schema else set())
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int():
-            return "integer"
-        case float():
-            return "number"
-        case str():
-            return "string"
-        case list():
-            return "array"
-        case _:
-            return "object"
-
-
-def _value_rule(rules: Rules, name: str, schema: Any, marker: str) -> str:
-    """Return a rule for a value between tags: text as it is, everything else as JSON."""
-    if not isinstance(schema, dict) or _kinds(schema) <= {"string"}:
-        choices = schema.get("enum") if isinstance(schema, dict) else None
-        if choices and all(isinstance(c, str) for c in choices):
-            return rules.add(f"{name}-value", either(literal(c) for c in choices))
-        return rules.add(f"{name}-value", until(marker))
-    return rules.schema(f"{name}-value", schema)

@@ -10,7 +10,9 @@ import orjson
 
 from common import __version__
 from common.errors import Code
+from cortex.api.admin import VERBS
 from cortex.api.errors import TABLE
+from cortex.dashboard.page import MEDIA_TYPES
 from cortex.dialects.anthropic_messages import CountFields, MessageFields
 from cortex.dialects.embeddings import EmbeddingFields
 from cortex.dialects.llama_infill import InfillFields
@@ -19,9 +21,12 @@ from cortex.dialects.openai_chat import ChatFields
 from cortex.dialects.openai_completions import CompletionFields
 from cortex.dialects.openai_responses import PromptFields, ResponseFields
 from cortex.dialects.rerank import RerankFields
+from cortex.fleet.contract import Order
 
 _REFS = "#/components/schemas/{name}"
-_JSON, _EVENTS = "application/json", "text/event-stream"
+_JSON, _EVENTS, _HTML = "application/json", "text/event-stream", MEDIA_TYPES["html"]
+_ELSEWHERE = frozenset({Code.METHOD_NOT_ALLOWED, Code.NOT_FOUND})
+"""Codes of paths and methods that are not in the document; fleet administration hides as NOT_FOUND."""
 
 
 class _Post(NamedTuple):
@@ -31,6 +36,8 @@ class _Post(NamedTuple):
     summary: str
     body: type[msgspec.Struct]
     streams: bool = False
+    kind: str = _JSON
+    is_admin: bool = False
 
 
 class _Get(NamedTuple):
@@ -41,7 +48,7 @@ class _Get(NamedTuple):
     parameters: tuple[dict[str, Any], ...] = ()
     codes: tuple[Code, ...] = ()
     statuses: tuple[int, ...] = (200,)
-    kind: str = _JSON
+    kinds: tuple[str, ...] = (_JSON,)
 
 
 POSTS = (
@@ -57,8 +64,11 @@ POSTS = (
     _Post("/tokenize", "The tokens of a text", TokenizeFields),
     _Post("/detokenize", "The text of tokens", DetokenizeFields),
     _Post("/apply-template", "The prompt of a chat request", ChatFields),
-)
+    *(_Post(f"/fleet/{verb}", f"An order to the neurons: {verb}", Order, kind="application/x-ndjson", is_admin=True)
+      for verb in VERBS),
+)  # fmt: skip
 _MODEL_PATH = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+_FILE_PATH = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 _MODEL_QUERY = {"name": "model", "in": "query", "schema": {"type": "string"}}
 _ANTHROPIC = {"name": "anthropic-version", "in": "header", "schema": {"type": "string"}}
 _PROPS_CODES = tuple(code for code in Code if TABLE[code].status >= 500)
@@ -71,7 +81,13 @@ GETS = (
     _Get("/livez", "Whether the gateway answers"),
     _Get("/readyz", "Whether new requests have a chance", statuses=(200, 503)),
     _Get("/version", "Versions of the program and of its bus"),
-    _Get("/", "A line of text; for a browser the page", kind="text/plain; charset=utf-8"),
+    _Get("/openapi.json", "This document"),
+    _Get("/", "The page for a browser, a line of text for others", kinds=(_HTML, "text/plain; charset=utf-8")),
+    _Get("/dashboard/{name}", "A file of the page", (_FILE_PATH,), (Code.NOT_FOUND,),
+         kinds=tuple(MEDIA_TYPES.values())),
+    _Get("/fleet/status", "Nodes, devices, models; with an admin key", (), (Code.NOT_FOUND,)),
+    _Get("/fleet/live", "The same as it changes, as events; with an admin key", (), (Code.NOT_FOUND, Code.BUSY),
+         kinds=(_EVENTS,)),
 )  # fmt: skip
 _COMMON_CODES = (Code.INVALID_VALUE, Code.INVALID_API_KEY, Code.PERMISSION_DENIED)
 """Also of requests without a body: a header or a query that cannot be read; a key that is missing or wrong."""
@@ -110,21 +126,25 @@ def document() -> dict[str, Any]:
 
 
 def _read(get: _Get) -> dict[str, Any]:
-    found = {str(status): _answer(status, get.kind, {}) for status in get.statuses}
+    found = {str(status): _answer(status, get.kinds, {}) for status in get.statuses}
     errors = _errors((*_COMMON_CODES, *get.codes), "OpenAIError")
     return {"summary": get.summary, "parameters": list(get.parameters), "responses": {**errors, **found}}
 
 
 def _generate(post: _Post) -> dict[str, Any]:
-    good = _answer(200, _JSON, {"type": "object"})
+    good = _answer(200, (post.kind,), {"type": "object"} if post.kind == _JSON else {})
     if post.streams:
         good["content"][_EVENTS] = {}
     error = "AnthropicError" if post.path.startswith("/v1/messages") else "OpenAIError"
-    body = {"required": True, "content": {_JSON: {"schema": {"$ref": _REFS.format(name=post.body.__name__)}}}}
+    codes = tuple(code for code in Code if code not in _ELSEWHERE or (post.is_admin and code is Code.NOT_FOUND))
+    body = {
+        "required": not post.is_admin,
+        "content": {_JSON: {"schema": {"$ref": _REFS.format(name=post.body.__name__)}}},
+    }
     return {
         "summary": post.summary,
         "requestBody": body,
-        "responses": {"200": good, **_errors(tuple(Code), error)},
+        "responses": {"200": good, **_errors(codes, error)},
     }
 
 
@@ -132,17 +152,16 @@ def _errors(codes: tuple[Code, ...], name: str) -> dict[str, Any]:
     """Return a response for each status that these codes have, with the codes named."""
     known: dict[int, list[str]] = {}
     for code in codes:
-        if code not in (Code.METHOD_NOT_ALLOWED, Code.NOT_FOUND):  # of paths that are not in here
-            known.setdefault(TABLE[code].status, []).append(code.value)
+        known.setdefault(TABLE[code].status, []).append(code.value)
     schema = {"$ref": _REFS.format(name=name)}
     return {
-        str(status): {**_answer(status, _JSON, schema), "description": ", ".join(values)}
+        str(status): {**_answer(status, (_JSON,), schema), "description": ", ".join(values)}
         for status, values in sorted(known.items())
     }
 
 
-def _answer(status: int, kind: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": HTTPStatus(status).phrase, "content": {kind: {"schema": schema}}}
+def _answer(status: int, kinds: tuple[str, ...], schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": HTTPStatus(status).phrase, "content": {kind: {"schema": schema} for kind in kinds}}
 
 
 def _openai_error() -> dict[str, Any]:

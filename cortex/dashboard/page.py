@@ -14,8 +14,10 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """What the page may do: run its own script, and speak to this gateway. Text that a model writes is never either."""
-_TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8",
-          "svg": "image/svg+xml"}  # fmt: skip
+MEDIA_TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8",
+               "js": "text/javascript; charset=utf-8",
+               "svg": "image/svg+xml"}  # fmt: skip
+"""By the end of a file's name."""
 
 
 class Files:
@@ -23,7 +25,7 @@ class Files:
 
     def __init__(self) -> None:
         folder = resources.files("cortex.dashboard") / "static"
-        self._files = {f.name: f.read_bytes() for f in folder.iterdir() if f.name.rpartition(".")[2] in _TYPES}
+        self._files = {f.name: f.read_bytes() for f in folder.iterdir() if f.name.rpartition(".")[2] in MEDIA_TYPES}
         self._tags = {n: f'"{hashlib.sha256(data).hexdigest()[:16]}"' for n, data in self._files.items()}
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
@@ -34,7 +36,7 @@ class Files:
 
     def give(self, name: str, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Answer with a file, or that the browser's copy is still good."""
-        resp.content_type = _TYPES[name.rpartition(".")[2]]
+        resp.content_type = MEDIA_TYPES[name.rpartition(".")[2]]
         resp.set_headers(
             {
                 "content-security-policy": POLICY,

@@ -5,16 +5,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from common.messages import Chat, Sampling
+from common.messages import Chat, JsonSchema, Sampling
 from cortex.dialects import openai_fields
 from cortex.dialects.answer import Offer
 from cortex.dialects.anthropic_blocks import read_messages, read_system
 from cortex.dialects.anthropic_reply import MessageBody, MessageStream
 from cortex.dialects.canonical import Generation
 from cortex.dialects.contract import Heading
-from cortex.dialects.decoding import BodyDecoder, invalid_value, missing_field, unsupported
+from cortex.dialects.decoding import BodyDecoder, invalid_value, missing_field
 from cortex.dialects.effort import Effort, effort_arguments, thinking_arguments
 from cortex.dialects.openai_fields import MAX_INT32, Share, TokenLimit
+from cortex.dialects.openai_format import check_schema
 from cortex.dialects.openai_tools import Choice, check_function, combine, named
 
 
@@ -28,7 +29,7 @@ class OutputConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Only the part that is acted on."""
 
     effort: Effort | None = None
-    format: Any = None
+    format: dict[str, Any] | None = None
 
 
 class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +63,7 @@ class MessageFields(CountFields, frozen=True, kw_only=True):
     stop_sequences: list[Annotated[str, Meta(min_length=1)]] | None = None
 
 
+_FORMAT = "output_config.format"
 _decode = BodyDecoder(MessageFields)
 _decode_count = BodyDecoder(CountFields)
 
@@ -71,6 +73,7 @@ class MessageRequest:
 
     def __init__(self, fields: MessageFields, *, normalizes_stamp: bool) -> None:
         chat, self._offer = read_chat(fields, normalizes_stamp=normalizes_stamp)
+        form = None if fields.output_config is None else fields.output_config.format
         self.generation = Generation(
             model=fields.model,
             inputs=[chat],
@@ -80,6 +83,8 @@ class MessageRequest:
                 top_k=None if fields.top_k is None else max(0, fields.top_k),
                 stop=fields.stop_sequences or [],
             ),
+            constraint=None if form is None else _read_format(form),
+            constraint_field=f"{_FORMAT}.schema",
             max_tokens=openai_fields.read_limit(fields.max_tokens),
             is_stream=bool(fields.stream),
         )
@@ -120,8 +125,6 @@ def read_chat(fields: CountFields, *, normalizes_stamp: bool) -> tuple[Chat, Off
     chosen = combine(tools, _read_choice(given, {t["function"]["name"] for t in tools}), is_parallel=is_parallel)
     arguments: dict[str, Any] = {}
     if fields.output_config is not None:
-        if fields.output_config.format is not None:
-            raise unsupported("output_config.format", "leave it out, or use response_format of the chat endpoint")
         arguments |= effort_arguments(fields.output_config.effort)
     if fields.thinking is not None:
         arguments |= thinking_arguments(is_on=fields.thinking.type != "disabled")
@@ -134,6 +137,18 @@ def read_chat(fields: CountFields, *, normalizes_stamp: bool) -> tuple[Chat, Off
         parallel_tool_calls=is_parallel,
     )
     return chat, chosen.offer
+
+
+def _read_format(form: dict[str, Any]) -> JsonSchema:
+    """Return what the answer is held to."""
+    kind = form.get("type")
+    if kind is None:
+        raise missing_field(f"{_FORMAT}.type", "json_schema")
+    if kind != "json_schema":
+        raise invalid_value(f"{_FORMAT}.type", "json_schema")
+    if "schema" not in form:
+        raise missing_field(f"{_FORMAT}.schema", "a JSON schema, as an object")
+    return JsonSchema(schema=check_schema(form["schema"], f"{_FORMAT}.schema"))
 
 
 def _read_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from cortex.dialects.canonical import Generation
 from cortex.dialects.contract import Heading
 from cortex.dialects.decoding import BodyDecoder
 from cortex.dialects.openai_fields import ModelName, SamplingFields
+from cortex.dialects.openai_format import read_constraint
 from cortex.dialects.tally import Tally
 from cortex.fleet.contract import Events, Told
 
@@ -36,7 +37,7 @@ class InfillFields(SamplingFields, frozen=True, kw_only=True):
     n_predict: Annotated[int, Meta(ge=-1)] | None = None
     stream: bool | None = None
     grammar: str | None = None
-    json_schema: Any = None
+    json_schema: dict[str, Any] | None = None
 
 
 _decode = BodyDecoder(InfillFields)
@@ -54,10 +55,13 @@ class InfillRequest:
             field="input_suffix",
         )
         limit = fields.n_predict
+        constraint, field = read_constraint(None, fields.json_schema, fields.grammar)
         self.generation = Generation(
             model=fields.model,
             inputs=[given],
             sampling=openai_fields.read_sampling(fields),
+            constraint=constraint,
+            constraint_field=field,
             max_tokens=None if limit is None or limit < 1 else openai_fields.read_limit(limit),
             is_stream=bool(fields.stream),
         )
@@ -78,12 +82,7 @@ class LlamaInfill:
 
     def read(self, body: bytes) -> InfillRequest:
         """Return the request in an HTTP body. Raises RequestError naming the field."""
-        fields = _decode(body)
-        openai_fields.refuse(
-            ("grammar", bool(fields.grammar), "leave it out"),
-            ("json_schema", fields.json_schema is not None, "leave it out"),
-        )
-        return InfillRequest(fields)
+        return InfillRequest(_decode(body))
 
 
 class InfillStream:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from common.messages import Chat
+from common.messages import Chat, Grammar
 from cortex.dialects import openai_fields
 from cortex.dialects.answer import Offer
 from cortex.dialects.canonical import Generation
@@ -46,9 +46,11 @@ class ChatRequest:
         limit = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
         self._includes_usage = fields.includes_usage
         chat, self._offer = read_chat(fields)
-        constraint, field = read_constraint(fields)
-        if constraint is not None and chat.tools:
-            raise unsupported(field.split(".")[0], 'leave it out, or send "tool_choice": "none"')
+        constraint, field = read_constraint(fields.response_format, fields.json_schema, fields.grammar)
+        if isinstance(constraint, Grammar) and chat.tools:
+            raise unsupported(
+                "grammar", 'leave it out, or send "tool_choice": "none"; JSON can be asked for beside tools'
+            )
         self.generation = Generation(
             model=fields.model,
             inputs=[chat],

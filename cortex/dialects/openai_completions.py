@@ -51,7 +51,7 @@ class CompletionRequest:
             if len(texts) < len(inputs):
                 raise invalid_value("echo", "false or left out for a prompt of token ids, and beside a suffix")
             self._echoes = texts
-        constraint, field = read_constraint(fields)
+        constraint, field = read_constraint(fields.response_format, fields.json_schema, fields.grammar)
         self.generation = Generation(
             model=fields.model,
             inputs=inputs,

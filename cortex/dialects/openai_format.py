@@ -1,6 +1,6 @@
 """What an answer is held to: response_format, and llama-server's grammar and json_schema."""
 
-from typing import Any, Protocol
+from typing import Any
 
 from common.messages import Grammar, JsonObject, JsonSchema
 from cortex.dialects.decoding import invalid_value, missing_field
@@ -8,33 +8,21 @@ from cortex.dialects.decoding import invalid_value, missing_field
 Constraint = Grammar | JsonSchema | JsonObject
 
 
-class Fields(Protocol):
-    """The fields of a request that are about it."""
+def read_constraint(
+    form: dict[str, Any] | None, schema: dict[str, Any] | None, grammar: str | None
+) -> tuple[Constraint | None, str]:
+    """Return what response_format, json_schema or grammar ask for, and the field it came from.
 
-    @property
-    def response_format(self) -> dict[str, Any] | None:
-        """OpenAI's."""
-
-    @property
-    def grammar(self) -> str | None:
-        """GBNF."""
-
-    @property
-    def json_schema(self) -> dict[str, Any] | None:
-        """A schema as it is."""
-
-
-def read_constraint(fields: Fields) -> tuple[Constraint | None, str]:
-    """Return the constraint, and the field it came from. Raises RequestError naming the field."""
+    Raises RequestError naming the field.
+    """
     given: list[tuple[Constraint, str]] = []
-    if fields.response_format is not None:
-        form = _read_format(fields.response_format)
-        if form is not None:
-            given.append(form)
-    if fields.json_schema is not None:
-        given.append((JsonSchema(schema=fields.json_schema), "json_schema"))
-    if fields.grammar:
-        given.append((Grammar(gbnf=fields.grammar), "grammar"))
+    read = None if form is None else _read_format(form)
+    if read is not None:
+        given.append(read)
+    if schema is not None:
+        given.append((JsonSchema(schema=schema), "json_schema"))
+    if grammar:
+        given.append((Grammar(gbnf=grammar), "grammar"))
     if len(given) > 1:
         name = given[1][1]
         raise invalid_value(name, f"left out beside {given[0][1].split('.')[0]}: an answer is held to one of them")

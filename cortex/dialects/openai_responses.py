@@ -11,7 +11,7 @@ from cortex.dialects import openai_fields
 from cortex.dialects.answer import Offer
 from cortex.dialects.canonical import Generation
 from cortex.dialects.contract import Heading
-from cortex.dialects.decoding import BodyDecoder, invalid_value, missing_field, unsupported
+from cortex.dialects.decoding import BodyDecoder, invalid_value, missing_field
 from cortex.dialects.effort import Effort, effort_arguments
 from cortex.dialects.openai_fields import ModelName, SamplingFields, TokenLimit
 from cortex.dialects.openai_format import check_schema
@@ -78,8 +78,6 @@ class ResponseRequest:
     def __init__(self, fields: ResponseFields) -> None:
         chat, self._offer = read_chat(fields)
         constraint, field = _read_format(fields.text)
-        if constraint is not None and chat.tools:
-            raise unsupported("text.format", 'leave it out, or send "tool_choice": "none"')
         wants_logprobs = LOGPROBS in (fields.include or ())
         if fields.top_logprobs and not wants_logprobs:
             raise invalid_value("top_logprobs", f"left out unless include has {LOGPROBS}")

@@ -10,18 +10,26 @@ TRIGGERS = 16
 TRIGGER_CHARACTERS = 256
 
 
-def resolve(job: Job, vocabulary: Vocabulary) -> Grammar | None:
-    """Return the job's constraint as a grammar that the engine can read. Raises RequestError naming the field."""
+def check_request(job: Job) -> None:
+    """Refuse what cannot stand beside a constraint. Raises RequestError naming the field."""
     constraint, field = job.constraint, job.constraint_field
     if constraint is None:
-        return None
+        return
     if job.sampling.ignore_eos:
         text = f"ignore_eos: an answer held to {field} must be able to end; leave one of the two out"
         raise RequestError(Code.INVALID_VALUE, text, param="ignore_eos")
     triggers = constraint.triggers
     if len(triggers) > TRIGGERS or not all(1 <= len(t) <= TRIGGER_CHARACTERS for t in triggers):
         raise _refusal(field, f"takes at most {TRIGGERS} triggers of 1 to {TRIGGER_CHARACTERS} characters")
+
+
+def resolve(job: Job, vocabulary: Vocabulary) -> Grammar | None:
+    """Return the job's constraint as a grammar that the engine can read. Raises RequestError naming the field."""
+    check_request(job)
+    constraint, field = job.constraint, job.constraint_field
     match constraint:
+        case None:
+            return None
         case Grammar(gbnf=gbnf):
             kind = "the grammar"
         case JsonSchema(schema=schema):
@@ -29,7 +37,7 @@ def resolve(job: Job, vocabulary: Vocabulary) -> Grammar | None:
         case JsonObject():
             gbnf, kind = object_grammar(), "the grammar"
     check(gbnf, field, kind, vocabulary)
-    return Grammar(gbnf=gbnf, triggers=triggers)
+    return Grammar(gbnf=gbnf, triggers=constraint.triggers)
 
 
 def check(gbnf: str, field: str, kind: str, vocabulary: Vocabulary) -> None:

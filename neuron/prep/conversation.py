@@ -38,9 +38,13 @@ class Abilities(NamedTuple):
     system: bool
     """It has a place for system messages."""
     loses_system: bool
-    """It leaves them out without a word. (One that refuses them says so itself.)"""
+    """It leaves them out, or refuses them."""
     later_systems: bool
     """It has a place for those that are not the first message."""
+    systems_before_results: bool
+    """It shows them also where the conversation ends with the result of a call."""
+    neighbours: bool
+    """It takes two messages of one role in a row."""
     thinking: bool
     """It reads reasoning from `thinking` instead of `reasoning_content`."""
 
@@ -51,17 +55,24 @@ def shape(messages: list[Message], tools: list[dict[str, Any]], abilities: Abili
     Content that is a list of text parts becomes their concatenation, since most templates only know text; nothing is
     put between them. No content is empty text. What the template would lose or refuse is put where it can show it:
     a later system message into the user's next one, several calls of one message into messages of their own, calls
-    that it does not show into the text, in its own `syntax`. Tools that the template has no place for are written
-    into the messages, in the form of Hermes, and so are their calls and results.
+    that it does not show into the text, in its own `syntax`, messages of one role in a row into one. Tools that the
+    template has no place for are written into the messages, in the form of Hermes, and so are their calls and results.
     """
     shaped = [_shape_one(message, abilities) for message in messages]
-    if abilities.loses_system or (abilities.system and not abilities.later_systems):
-        shaped = _fold_systems(shaped, keeps_first=abilities.system)
+    is_lost = abilities.loses_system or (not abilities.systems_before_results and _ends_with_result(shaped))
+    if is_lost or (abilities.system and not abilities.later_systems):
+        shaped = _fold_systems(shaped, keeps_first=abilities.system and not is_lost)
     if not abilities.tools:
-        return _write_out(shaped, tools, abilities)
-    if not abilities.calls:
-        return [_with_text(message, syntax) for message in shaped]
-    return shaped if abilities.parallel else _one_by_one(shaped)
+        shaped = _write_out(shaped, tools, abilities)
+    elif not abilities.calls:
+        shaped = [_with_text(message, syntax) for message in shaped]
+    elif not abilities.parallel:
+        shaped = _one_by_one(shaped)
+    return shaped if abilities.neighbours else _joined(shaped)
+
+
+def _ends_with_result(messages: list[Message]) -> bool:
+    return bool(messages) and messages[-1]["role"] == "tool"
 
 
 def _fold_systems(messages: list[Message], *, keeps_first: bool) -> list[Message]:
@@ -90,6 +101,22 @@ def _fold_systems(messages: list[Message], *, keeps_first: bool) -> list[Message
     if waiting:
         _add_to_user(out, waiting)
     return out
+
+
+def _joined(messages: list[Message]) -> list[Message]:
+    """Make one message of neighbours of the same role, where both are only text."""
+    out: list[Message] = []
+    for message in messages:
+        last = out[-1] if out else None
+        if last is not None and message["role"] == last["role"] != "tool" and _is_only_text(last, message):
+            out[-1] = {**last, "content": f"{last['content']}\n\n{message['content']}"}
+        else:
+            out.append(message)
+    return out
+
+
+def _is_only_text(*messages: Message) -> bool:
+    return all(isinstance(m["content"], str) and not m.get("tool_calls") for m in messages)
 
 
 def _add_to_user(out: list[Message], texts: list[str]) -> None:

@@ -21,7 +21,7 @@ from common.messages import (
     Text,
     TokenIds,
 )
-from neuron.prep.calls import call_grammar
+from neuron.prep.calls import chat_grammar
 from neuron.prep.constraint import resolve
 from neuron.prep.embeddings import check_kind, prepare_texts
 from neuron.prep.infill import fill_in
@@ -74,14 +74,13 @@ def prepare(
         attempt=job.attempt,
         tokens=tokens,
         resume_tokens=_resume_tokens(job, vocabulary),
-        constraint=resolve(job, vocabulary),
         max_tokens=room if job.max_tokens is None else min(job.max_tokens, room),
         vocab_fingerprint=vocabulary.facts.vocab_fingerprint,
         sampling=_filled(job.sampling, merged(vocabulary.facts.sampling, defaults)),
     )
     if isinstance(job.input, Chat) and isinstance(template, ChatTemplate):
-        return _with_format(prepared, job.input, vocabulary, template.family, text)
-    return prepared
+        return _with_format(prepared, job, job.input, vocabulary, template.family, text)
+    return structs.replace(prepared, constraint=resolve(job, vocabulary))
 
 
 def _filled(sampling: Sampling, defaults: SamplingDefaults) -> Sampling:
@@ -92,19 +91,17 @@ def _filled(sampling: Sampling, defaults: SamplingDefaults) -> Sampling:
     )
 
 
-def _with_format(prepared: Prepared, chat: Chat, vocabulary: Vocabulary, family: Family, prompt: str) -> Prepared:
-    """Say how the answer is to be read."""
+def _with_format(
+    prepared: Prepared, job: Job, chat: Chat, vocabulary: Vocabulary, family: Family, prompt: str
+) -> Prepared:
+    """Say how the answer is to be read, and what it is held to."""
     if not chat.tools and family.parser(None, is_open=False) is None:
-        return prepared
+        return structs.replace(prepared, constraint=resolve(job, vocabulary))
     alone = [vocabulary.tokenise(m, add_special=False, parse_special=True) for m in family.markers()]
     thinking_open = family.reasoning is not None and is_opened_by(prompt, family.reasoning)
-    constraint = prepared.constraint or call_grammar(chat, family, vocabulary, thinking_open=thinking_open)
-    if thinking_open and family.reasoning is not None and constraint is not None and not constraint.triggers:
-        # Thoughts are free; the answer after them is what was asked for.
-        constraint = structs.replace(constraint, triggers=[family.reasoning.end])
     return structs.replace(
         prepared,
-        constraint=constraint,
+        constraint=chat_grammar(job, chat, family, vocabulary, thinking_open=thinking_open),
         format=family.name,
         thinking_open=thinking_open,
         shown=sorted({ids[0] for ids in alone if len(ids) == 1}),

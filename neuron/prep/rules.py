@@ -7,13 +7,19 @@ CHARACTERS = 65_536
 _BLOCK = 256
 _PRIMITIVES = {
     "ws": '( " " | "\\n" "\\n"? [ \\t]{0,20} )?',
-    "char": '[^"\\\\\\x00-\\x1f\\x7f] | "\\\\" ( ["\\\\/bfnrt] | "u" [0-9a-fA-F]{4} )',
+    # No half of a surrogate pair, which is no text; no escaped slash, which is one in JSON only.
+    "char": '[^"\\\\\\x00-\\x1f\\x7f] | "\\\\" ( ["\\\\bfnrt] | "u" code )',
+    "code": "[0-9a-cA-CefEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2}",
+    "inline": '[^"\\\\\\x00-\\x1f\\x7f] | "\\\\" ["\\\\]',
+    "bare-inline": "[^<\\x00-\\x1f\\x7f]",
+    "bare-char": "[^<\\x00-\\x08\\x0b-\\x1f\\x7f]",
+    "bare-step": 'bare-char | "<" [^/<\\x00-\\x08\\x0b-\\x1f\\x7f]',
     "boolean": '"true" | "false"',
     "null": '"null"',
     "digits": "[0-9]{1,16}",
     "natural": '"0" | [1-9] [0-9]{0,15}',
     "integer": '"-"? natural',
-    "positive-number": 'natural ( "." digits )? ( [eE] [-+]? [0-9]{1,3} )?',
+    "positive-number": 'natural ( "." digits )? ( [eE] [-+]? [0-9]{1,2} )?',
     "number": '"-"? positive-number',
     "any-pair": 'string ws ":" ws value',
     "object": '"{" ws ( any-pair ( ws "," ws any-pair )* ws )? "}"',
@@ -97,28 +103,28 @@ class RuleSet:
 
     def text(self, least: int, most: int) -> str:
         """Return the body of a JSON string of `least` to `most` characters."""
-        return f'"\\"" {self._repeat_character(least, most)} "\\""'
+        return f'"\\"" {self.repeat(self.use("char"), least, most)} "\\""'
 
-    def _repeat_character(self, least: int, most: int) -> str:
-        """Return so many characters. llama.cpp unrolls a repetition, so that long ones are built of blocks.
+    def repeat(self, char: str, least: int, most: int) -> str:
+        """Return so many characters by the rule for one.
 
+        llama.cpp unrolls a repetition, so that long ones are built of blocks.
         A block and the rest that is shorter begin alike: two ways to read the text side by side, never more.
         """
-        self.use("char")
         parts = []
         blocks, rest = divmod(least, _BLOCK)
-        parts += [self.add("block", f"char{{{_BLOCK}}}")] * blocks
+        parts += [self.add("block", f"{char}{{{_BLOCK}}}")] * blocks
         if rest:
-            parts.append(f"char{{{rest}}}")
+            parts.append(f"{char}{{{rest}}}")
         blocks, rest = divmod(most - least, _BLOCK)
         if blocks:
             upto = '""'
-            block, tail = self.add("block", f"char{{{_BLOCK}}}"), self.add("tail", f"char{{0,{_BLOCK - 1}}}")
+            block, tail = self.add("block", f"{char}{{{_BLOCK}}}"), self.add("tail", f"{char}{{0,{_BLOCK - 1}}}")
             for number in range(1, blocks + 1):
                 upto = self.add(f"chars-{number}", f"{block} {upto} | {tail}")
-            parts.append(f"( char{{{rest}}} {upto} | char{{0,{rest - 1}}} )" if rest else upto)
+            parts.append(f"( {char}{{{rest}}} {upto} | {char}{{0,{rest - 1}}} )" if rest else upto)
         elif rest:
-            parts.append(f"char{{0,{rest}}}")
+            parts.append(f"{char}{{0,{rest}}}")
         return " ".join(parts) or '""'
 
     def render(self, root: str) -> str:

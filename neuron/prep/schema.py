@@ -41,26 +41,29 @@ class SchemaRules(RuleSet):
     def __init__(self, field: str) -> None:
         """`field` names the schema in errors."""
         super().__init__()
-        self._field = field
+        self.field = field
         self._root: Any = None
         self._references: dict[str, str] = {}
         self._visits = 0
 
-    def schema(self, name: str, schema: Any, path: str | None = None) -> str:
-        """Add a rule for the JSON values that fit a schema and return its name. Raises RequestError naming the path."""
-        self._root, self._references = schema, {}
-        return self._visit(schema, name, self._field if path is None else path, 0)
+    def schema(self, name: str, schema: Any, path: str | None = None, *, root: Any = None) -> str:
+        """Add a rule for the JSON values that fit a schema and return its name. Raises RequestError naming the path.
+
+        `root`: what references point into; None: the schema itself.
+        """
+        self._root, self._references = (schema if root is None else root), {}
+        return self._visit(schema, name, self.field if path is None else path, 0)
 
     def _visit(self, schema: Any, name: str, path: str, depth: int) -> str:
         self._visits += 1
         if self._visits > VISITS:
-            raise _refusal(self._field, f"has more than {VISITS} parts")
+            raise refusal(self.field, f"has more than {VISITS} parts")
         if depth > DEPTH:
-            raise _refusal(path, f"is nested more than {DEPTH} deep")
+            raise refusal(path, f"is nested more than {DEPTH} deep")
         if schema is True or schema == {}:
             return self.use("value")
         if not isinstance(schema, dict):
-            raise _refusal(
+            raise refusal(
                 path, "must be a JSON schema, which is an object" if schema is not False else "allows nothing"
             )
         for keyword in ("$ref", "const", "enum", "anyOf", "oneOf", "allOf"):
@@ -69,7 +72,7 @@ class SchemaRules(RuleSet):
         kind = schema.get("type", _infer(schema))
         if isinstance(kind, list):
             if not kind:
-                raise _refusal(f"{path}.type", "must name a type")
+                raise refusal(f"{path}.type", "must name a type")
             # Each type takes the keywords that are about it.
             about = {k: t for t in _BY_TYPE if t in kind for k in _BY_TYPE[t]}
             parts = []
@@ -82,7 +85,7 @@ class SchemaRules(RuleSet):
             self._check(schema, path, set())
             return self.use("value")
         if not isinstance(kind, str) or kind not in _BY_TYPE:
-            raise _refusal(f"{path}.type", f"must be one of {', '.join(_BY_TYPE)}, or a list of them")
+            raise refusal(f"{path}.type", f"must be one of {', '.join(_BY_TYPE)}, or a list of them")
         self._check(schema, path, {"type", *_BY_TYPE[kind], *_IGNORED.get(kind, ())})
         match kind:
             case "object":
@@ -99,7 +102,7 @@ class SchemaRules(RuleSet):
     def _check(self, schema: dict[str, Any], path: str, known: set[str]) -> None:
         for keyword in schema:
             if keyword not in known and keyword not in _ANNOTATIONS and not keyword.startswith("x-"):
-                raise _refusal(
+                raise refusal(
                     f"{path}.{keyword}", "is a keyword of JSON Schema that cannot be enforced here; leave it out"
                 )
 
@@ -113,7 +116,7 @@ class SchemaRules(RuleSet):
         if keyword == "const":
             return self.add(name, literal(_dump(value)))
         if not isinstance(value, list) or not value:
-            raise _refusal(at, "must be a non-empty list")
+            raise refusal(at, "must be a non-empty list")
         if keyword == "enum":
             return self.add(name, " | ".join(literal(_dump(v)) for v in value))
         parts = [self._visit(part, f"{name}-{i}", f"{at}[{i}]", depth + 1) for i, part in enumerate(value)]
@@ -129,7 +132,7 @@ class SchemaRules(RuleSet):
 
     def _find(self, reference: Any, path: str) -> Any:
         if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-            raise _refusal(path, "must point into the schema itself, as in #/$defs/NAME")
+            raise refusal(path, "must point into the schema itself, as in #/$defs/NAME")
         target = self._root
         for step in reference.split("/")[1:]:
             step = step.replace("~1", "/").replace("~0", "~")
@@ -138,14 +141,14 @@ class SchemaRules(RuleSet):
             elif isinstance(target, dict) and step in target:
                 target = target[step]
             else:
-                raise _refusal(path, f"points to nothing: {reference}")
+                raise refusal(path, f"points to nothing: {reference}")
         return target
 
     def _merge(self, schema: dict[str, Any], path: str) -> dict[str, Any]:
         """Return one schema for all those of `allOf`: objects with their properties together, or a single one."""
         parts = schema["allOf"]
         if not isinstance(parts, list) or not parts or not all(isinstance(p, dict) for p in parts):
-            raise _refusal(f"{path}.allOf", "must be a non-empty list of schemas")
+            raise refusal(f"{path}.allOf", "must be a non-empty list of schemas")
         whole = {k: v for k, v in schema.items() if k != "allOf"}
         for index, part in enumerate(parts):
             at, hops = f"{path}.allOf[{index}]", 0
@@ -160,19 +163,19 @@ class SchemaRules(RuleSet):
                 elif keyword == "required" and isinstance(old, list) and isinstance(value, list):
                     whole[keyword] = [*old, *(v for v in value if v not in old)]
                 else:
-                    raise _refusal(f"{at}.{keyword}", "contradicts or narrows what another part of allOf says")
+                    raise refusal(f"{at}.{keyword}", "contradicts or narrows what another part of allOf says")
         return whole
 
     def _object(self, schema: dict[str, Any], name: str, path: str, depth: int) -> str:
         properties, required = schema.get("properties", {}), schema.get("required", [])
         if not isinstance(properties, dict):
-            raise _refusal(f"{path}.properties", "must be an object of schemas")
+            raise refusal(f"{path}.properties", "must be an object of schemas")
         if not isinstance(required, list) or not all(isinstance(r, str) for r in required):
-            raise _refusal(f"{path}.required", "must be a list of names")
+            raise refusal(f"{path}.required", "must be a list of names")
         extra = schema.get("additionalProperties", True)
         undeclared = [r for r in required if r not in properties]
         if undeclared and extra is False:
-            raise _refusal(f"{path}.required", f"names '{undeclared[0]}', which properties lacks")
+            raise refusal(f"{path}.required", f"names '{undeclared[0]}', which properties lacks")
         wanted = {**properties, **dict.fromkeys(undeclared, extra)}
         ws = self.use("ws")
         if not wanted:
@@ -204,7 +207,7 @@ class SchemaRules(RuleSet):
         prefix = items if isinstance(items, list) else schema.get("prefixItems")
         if prefix is not None:
             if not isinstance(prefix, list) or not prefix or least not in (0, len(prefix)):
-                raise _refusal(f"{path}.prefixItems", "must be a non-empty list of schemas, and minItems its length")
+                raise refusal(f"{path}.prefixItems", "must be a non-empty list of schemas, and minItems its length")
             parts = [self._visit(p, f"{name}-{i}", f"{path}.prefixItems[{i}]", depth + 1) for i, p in enumerate(prefix)]
             return self.add(name, f'"[" {ws} {f" {comma} ".join(parts)} {ws} "]"')
         if most == 0:
@@ -220,11 +223,11 @@ class SchemaRules(RuleSet):
         sized = [k for k in ("minLength", "maxLength") if k in schema]
         if pattern is not None:
             if sized:
-                raise _refusal(f"{path}.{sized[0]}", "cannot be enforced beside pattern; say it in the pattern")
+                raise refusal(f"{path}.{sized[0]}", "cannot be enforced beside pattern; say it in the pattern")
             try:
                 body = translate(pattern, self)
             except UnsupportedPattern as error:
-                raise _refusal(f"{path}.pattern", str(error)) from None
+                raise refusal(f"{path}.pattern", str(error)) from None
             return self.add(name, f'"\\"" {body} "\\""')
         if kind in FORMATS:
             return self.add(name, f'"\\"" {self.use(kind)} "\\""')
@@ -232,7 +235,7 @@ class SchemaRules(RuleSet):
             return self.use("string")
         least, most = self._counts(schema, "minLength", "maxLength", path)
         if least > CHARACTERS:
-            raise _refusal(f"{path}.minLength", f"must be at most {CHARACTERS}")
+            raise refusal(f"{path}.minLength", f"must be at most {CHARACTERS}")
         return self.add(name, self.text(least, CHARACTERS if most is None else min(most, CHARACTERS)))
 
     def _number(self, schema: dict[str, Any], kind: str, name: str, path: str) -> str:
@@ -241,7 +244,7 @@ class SchemaRules(RuleSet):
             return self.use(kind)
         for keyword, value in limits.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-                raise _refusal(f"{path}.{keyword}", "must be a number")
+                raise refusal(f"{path}.{keyword}", "must be a number")
         if kind == "integer":
             lows = [-(-v // 1) for k, v in limits.items() if k == "minimum"]
             lows += [v // 1 + 1 for k, v in limits.items() if k == "exclusiveMinimum"]
@@ -249,21 +252,21 @@ class SchemaRules(RuleSet):
             highs += [-(-v // 1) - 1 for k, v in limits.items() if k == "exclusiveMaximum"]
             low, high = (int(max(lows)) if lows else None), (int(min(highs)) if highs else None)
             if low is not None and high is not None and low > high:
-                raise _refusal(path, f"has no integer from {low} to {high}")
+                raise refusal(path, f"has no integer from {low} to {high}")
             return self.add(name, integer_range(low, high))
         if limits == {"minimum": 0}:
             return self.use("positive-number")
         keyword = next(iter(limits))
-        raise _refusal(f"{path}.{keyword}", 'of a "number" cannot be enforced, but "minimum": 0; leave it out')
+        raise refusal(f"{path}.{keyword}", 'of a "number" cannot be enforced, but "minimum": 0; leave it out')
 
     def _counts(self, schema: dict[str, Any], low: str, high: str, path: str) -> tuple[int, int | None]:
         for keyword in (low, high):
             value = schema.get(keyword, 0)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise _refusal(f"{path}.{keyword}", "must be a whole number from 0 up")
+                raise refusal(f"{path}.{keyword}", "must be a whole number from 0 up")
         least, most = schema.get(low, 0), schema.get(high)
         if most is not None and least > most:
-            raise _refusal(f"{path}.{low}", f"must be at most {high}")
+            raise refusal(f"{path}.{low}", f"must be at most {high}")
         return least, most
 
 
@@ -291,5 +294,6 @@ def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _refusal(path: str, text: str) -> RequestError:
+def refusal(path: str, text: str) -> RequestError:
+    """Return the error of a schema that cannot be kept."""
     return RequestError(Code.INVALID_VALUE, f"{path}: {text}", param=path)

@@ -1,9 +1,12 @@
 """The model's own chat template, rendered as its authors meant it: nothing added, merged, trimmed or reordered."""
 
+import json
+from datetime import datetime
 from typing import Any
 
 from jinja2 import Template
 from jinja2.exceptions import SecurityError
+from jinja2.meta import find_undeclared_variables
 
 from common.errors import Code, RequestError
 from common.formats.family import SYNTAXES, Family, detect
@@ -42,9 +45,13 @@ class ChatTemplate:
         self._special = {"bos_token": bos, "eos_token": eos}
         try:
             with limited():  # constants are computed here already
-                self._template: Template = Environment().from_string(self.source)
+                jinja = Environment()
+                self._template: Template = jinja.from_string(self.source)
+                names = find_undeclared_variables(jinja.parse(self.source))
         except Exception as error:  # it is a stranger's program: whatever it raises is its failure, not ours
             raise _failure(error, "messages") from None
+        self._takes_functions = "functions" in names and "tools" not in names
+        """Whether it is given the tools as text, under the name they had before there were tools."""
         self._is_endless = False
         self._no_tools: list[dict[str, Any]] | None = None
         """What the template is given as `tools` where there are none."""
@@ -78,6 +85,9 @@ class ChatTemplate:
         cpu_s: float | None = None,
     ) -> str:
         defaults = {"add_generation_prompt": True, **self._special}
+        if self._takes_functions:
+            defaults["functions"] = json.dumps(tools, ensure_ascii=False, indent=2) if tools else ""
+            defaults["datetime"] = datetime.now().strftime("%b %d %Y %H:%M:%S")
         with limited(cpu_s):
             text = self._template.render(
                 {
@@ -98,17 +108,27 @@ class ChatTemplate:
         # Put into text as it is, an object would look like Python.
         is_shown = as_object is not None and _VALUE in as_object and f"'{_VALUE}'" not in as_object
         system = self._try([_system(_NEEDLE), _QUESTION], self._no_tools)
+        alone = self._try([_QUESTION], self._no_tools)
         return Abilities(
             tools="tools" in self.source if tools is None else _NEEDLE in tools,
             object_arguments=is_shown or as_text is None or _VALUE not in as_text,
             calls=as_object is as_text is None or _VALUE in f"{as_object}{as_text}",
-            parallel=as_object is None or self._try(_called({"key": _VALUE}, 2), [_TOOL]) is not None,
+            parallel=as_object is None or self._shows_both_of_two_calls(),
             system=system is not None and _NEEDLE in system,
-            loses_system=system is not None and _NEEDLE not in system,
+            # One that refuses them (Gemma 2) gets them as llama-server gives them to it: from the user.
+            loses_system=alone is not None and (system is None or _NEEDLE not in system),
             later_systems=self._shows_later_systems(),
+            systems_before_results=as_object is None
+            or "first_needle" in (self._try([_system("first_needle"), *_called({"key": _VALUE})], [_TOOL]) or ""),
+            neighbours=alone is None or self._try([_QUESTION, _QUESTION], self._no_tools) is not None,
             thinking="reasoning_content" not in self.source
             and any(t in self.source for t in (".thinking", "['thinking']", '["thinking"]')),
         )
+
+    def _shows_both_of_two_calls(self) -> bool:
+        """Find out whether two calls of one message are both shown, where one is."""
+        text = self._try(_called({"key": _VALUE}, 2), [_TOOL])
+        return text is not None and (_VALUE not in text or f"{_VALUE}1" in text)
 
     def _shows_later_systems(self) -> bool:
         """Find out whether system messages are shown that are not the first message."""
@@ -135,14 +155,15 @@ def _system(text: str) -> Message:
 
 
 def _called(arguments: Any, times: int = 1) -> list[Message]:
-    function = {"name": _NEEDLE, "arguments": arguments}
     ids = [f"abcdefgh{n}" for n in range(times)]
+    functions = [{"name": _NEEDLE, "arguments": arguments}]
+    functions += [{"name": _NEEDLE, "arguments": {"key": f"{_VALUE}{n}"}} for n in range(1, times)]
     return [
         _QUESTION,
         {
             "role": "assistant",
             "content": "",
-            "tool_calls": [{"id": i, "type": "function", "function": function} for i in ids],
+            "tool_calls": [{"id": i, "type": "function", "function": f} for i, f in zip(ids, functions, strict=True)],
         },
         *({"role": "tool", "tool_call_id": i, "name": _NEEDLE, "content": "!"} for i in ids),
     ]

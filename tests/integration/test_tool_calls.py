@@ -11,46 +11,12 @@ import openai
 import pytest
 
 from tests.support.harness import DEMO_SOURCE, Gateway, Neuron
+from tests.support.schemas import SCHEMAS, TEXT, thing
 
 MODEL = "smollm2"
 PROFILE = {"id": MODEL, "source": DEMO_SOURCE, "context": 2048, "kv_tokens": 16384, "parallel": 8}
 PROMPTS = ["Call the function.", "What is the weather in Zürich?", "Buy three books and a pen.",
            "Schreibe eine E-Mail.", "17 * 23?"]  # fmt: skip
-TEXT = {"type": "string", "maxLength": 40}
-
-
-def thing(required: list[str] | None = None, **properties: Any) -> dict[str, Any]:
-    """Return the schema of an object."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties) if required is None else required,
-        "additionalProperties": False,
-    }
-
-
-SCHEMAS: list[dict[str, Any]] = [
-    thing(),
-    thing(city=TEXT),
-    thing(city=TEXT, days={"type": "integer", "minimum": 1, "maximum": 14}),
-    thing(unit={"enum": ["C", "F"]}),
-    thing(flag={"type": "boolean"}, nothing={"type": "null"}),
-    thing(x={"type": "number", "minimum": 0}),
-    thing(tags={"type": "array", "items": TEXT, "minItems": 1, "maxItems": 3}),
-    thing(place=thing(lat={"type": "number"}, lon={"type": "number"})),
-    thing(a=thing(b=thing(c=thing(d={"type": "integer"})))),
-    thing(["name"], name=TEXT, age={"type": "integer", "minimum": 0}, note=TEXT),
-    thing([], a=TEXT, b=TEXT),
-    thing(code={"type": "string", "pattern": "^[A-Z]{3}-[0-9]{2}$"}),
-    thing(day={"type": "string", "format": "date"}),
-    thing(grüße={"type": "string", "maxLength": 20}, 名前={"enum": ["東京", "🙂", 'say "hi"']}),
-    thing(rows={"type": "array", "items": thing(k=TEXT, v={"type": "integer"}), "maxItems": 3}),
-    thing(value={"anyOf": [{"type": "integer"}, {"enum": ["none", "all"]}]}),
-    thing(mode={"const": "fast"}),
-    thing(maybe={"type": ["string", "null"], "maxLength": 20}),
-    thing(pair={"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}),
-    thing(ref={"$ref": "#/$defs/node"}) | {"$defs": {"node": thing(id={"type": "integer"}, label=TEXT)}},
-]
 
 
 def tool(name: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -254,7 +254,12 @@ def test_what_cannot_be_read_is_refused_by_name() -> None:
     assert refused(messages=image) == (Code.UNSUPPORTED_PARAMETER, "messages[0].content[0].source")
     bad = [{"role": "user", "content": [{"type": "image", "source": {**source, "data": "?"}}]}]
     assert refused(messages=bad) == (Code.INVALID_VALUE, "messages[0].content[0].source")
-    assert refused(output_config={"format": {}}) == (Code.UNSUPPORTED_PARAMETER, "output_config.format")
+    for form, code, param in (
+        ({}, Code.MISSING_FIELD, "type"), ({"type": "text"}, Code.INVALID_VALUE, "type"),
+        ({"type": "json_schema"}, Code.MISSING_FIELD, "schema"),
+        ({"type": "json_schema", "schema": []}, Code.INVALID_VALUE, "schema"),
+    ):  # fmt: skip
+        assert refused(output_config={"format": form}) == (code, f"output_config.format.{param}")
 
 
 def test_an_overflow_has_the_words_at_which_clients_compact() -> None:

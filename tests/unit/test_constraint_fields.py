@@ -17,6 +17,7 @@ from tests.support.fake_engine import FakeVocabulary, Knobs
 HELLO = [{"role": "user", "content": "hello"}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 NAMED = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": SCHEMA}}
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 PATH = "response_format.json_schema.schema"
 
 
@@ -72,11 +73,17 @@ def test_each_field_is_a_constraint_that_knows_its_name(fields: dict[str, Any], 
         ({"mirostat": 3}, "mirostat"),
         ({"typical_p": 2}, "typical_p"),
         ({"dry_sequence_breakers": [""]}, "dry_sequence_breakers[0]"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}], "response_format": NAMED}, "response_format"),
+        ({"tools": TOOLS, "grammar": 'root ::= "x"'}, "grammar"),
     ],
 )
 def test_what_is_wrong_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     assert refused(OpenAIChat(), **fields)[1] == param
+
+
+def test_json_can_be_asked_for_beside_tools() -> None:
+    generation = chat(tools=TOOLS, response_format=NAMED)
+    assert generation.constraint == JsonSchema(schema=SCHEMA)
+    assert chat(tools=TOOLS, tool_choice="none", grammar='root ::= "x"').constraint == Grammar(gbnf='root ::= "x"')
 
 
 def test_sampling_goes_on_under_llama_servers_names() -> None:

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from common.errors import Code, RequestError
-from common.messages import Infill, Job, Prepared, Snippet
+from common.messages import Grammar, Infill, Job, JsonSchema, Prepared, Snippet
 from cortex.api import errors
 from cortex.dialects.contract import Heading
 from cortex.dialects.llama_infill import InfillRequest, LlamaInfill
@@ -86,6 +86,20 @@ def test_prep_makes_a_task_of_it() -> None:
     assert (len(made.tokens), made.max_tokens) == (6, 34)
 
 
+def test_what_fills_the_gap_can_be_held_to_a_grammar() -> None:
+    for fields, constraint in (
+        ({"grammar": 'root ::= "a"'}, Grammar(gbnf='root ::= "a"')),
+        ({"json_schema": {"type": "null"}}, JsonSchema(schema={"type": "null"})),
+    ):
+        generation = read(**fields).generation
+        assert (generation.constraint, generation.constraint_field) == (constraint, next(iter(fields)))
+    job = Job(id="j", attempt=0, model="m", request_id="r", input=given(), constraint=JsonSchema(schema={"const": 1}))
+    made = prepare(job, vocabulary(), ChatTemplate(None, bos="", eos=""), 40)
+    assert isinstance(made, Prepared)
+    assert made.constraint is not None
+    assert '"1"' in made.constraint.gbnf
+
+
 def test_fields_act_or_are_refused_by_name() -> None:
     request = read(n_predict=7, stream=True, temperature=0, stop=["\n"], cache_prompt=True, samplers=["top_k"],
                    input_extra=[{"filename": "x", "text": "y"}])  # fmt: skip
@@ -98,7 +112,7 @@ def test_fields_act_or_are_refused_by_name() -> None:
     for fields, code in (
         ({"input_suffix": None}, Code.INVALID_VALUE),
         ({"input_extra": [{}]}, Code.MISSING_FIELD),
-        ({"grammar": 'root ::= "a"'}, Code.UNSUPPORTED_PARAMETER),
+        ({"grammar": 'root ::= "a"', "json_schema": {}}, Code.INVALID_VALUE),
     ):
         with pytest.raises(RequestError) as caught:
             read(**fields)

@@ -380,7 +380,6 @@ def test_the_response_repeats_its_request() -> None:
         ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, Code.INVALID_VALUE, "tool_choice.name"),
         ({"text": {"format": {"type": "xml"}}}, Code.INVALID_VALUE, "text.format.type"),
         ({"text": {"format": {"type": "json_schema"}}}, Code.MISSING_FIELD, "text.format.schema"),
-        ({"tools": [TOOL], "text": {"format": {"type": "json_object"}}}, Code.UNSUPPORTED_PARAMETER, "text.format"),
         ({"max_output_tokens": 0}, Code.INVALID_VALUE, "max_output_tokens"),
         ({"top_logprobs": 3}, Code.INVALID_VALUE, "top_logprobs"),
         ({"reasoning": {"effort": "hard"}}, Code.INVALID_VALUE, "reasoning.effort"),

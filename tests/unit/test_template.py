@@ -70,7 +70,7 @@ def test_messages_are_not_changed_by_rendering() -> None:
 )
 def test_a_template_that_fails_is_an_error_in_its_own_words(source: str, expected: str) -> None:
     with pytest.raises(RequestError, match=expected) as caught:
-        render(source, [{"role": "system", "content": "x"}])
+        render(source, [{"role": "critic", "content": "x"}])
     assert caught.value.code is Code.TEMPLATE_FAILED
 
 
@@ -149,6 +149,28 @@ def test_later_system_messages_are_neither_lost_nor_refused(source: str) -> None
 def test_a_system_message_that_would_be_lost_stands_before_what_the_user_says() -> None:
     assert render(LOSES_SYSTEMS, SYSTEMS[:3]) == "[user] one\n\ntwo\n\na\n"
     assert render(LOSES_SYSTEMS, SYSTEMS[:1]) == "[user] one\n"
+
+
+def test_a_template_that_refuses_system_messages_gets_them_from_the_user() -> None:
+    assert render(STRICT, SYSTEMS[:3]) == "one\n\ntwo\n\na"
+    assert render(STRICT, SYSTEMS) == "one\n\ntwo\n\nabthree\n\nc\n\nfour"
+    tools = ChatTemplate(STRICT, bos="", eos="").render(SYSTEMS[:3], {}, TOOLS)
+    assert "one" in tools
+    assert '"name": "f"' in tools
+
+
+def test_messages_of_one_role_are_joined_where_a_template_refuses_them_in_a_row() -> None:
+    said = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]
+    assert render(ALTERNATING, said) == "[user] a\n\nb\n[assistant] c\n"
+    assert render(LOSES_SYSTEMS, said) == "[user] a\n[user] b\n[assistant] c\n"
+
+
+def test_a_template_of_the_time_of_functions_gets_the_tools_as_text() -> None:
+    source = "Functions: {{ functions }}{% for m in messages %}<{{ m.role }} {{ m.content }}>{% endfor %}"
+    template = ChatTemplate(source, bos="", eos="")
+    assert template.render([{"role": "user", "content": "a"}], {}, []) == "Functions: <user a>"
+    text = template.render(calls("f"), {}, TOOLS)
+    assert text.count('"name": "f"') == 2, "announced once, called once"
 
 
 def test_a_template_that_shows_them_anywhere_gets_them_where_they_are() -> None:
