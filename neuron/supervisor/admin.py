@@ -227,12 +227,10 @@ class Admin:
             host.tell(peer, Done(request=request, text=f"{model_id} is not loaded{where}"))
             return
         for replica in targets:
-            replica.leaving, replica.makes_room_for, replica.leaves_for = True, None, "admin"
+            self._placement.retire(model, replica)
         targets[-1].waiters.append((peer, request))
         if all(r.leaving for r in model.replicas.values()):
             model.unload_barrier = host.jobs.last_serial
-        host.leaving.add(model_id)
-        host.is_dirty = True
 
     def _ask(self, peer: str, request: str, clear: ClearCache | None) -> None:
         host = self._host

@@ -9,13 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from common.catalogue import Catalogue
-from common.errors import Code
 from common.messages import (
     Abort,
     Beat,
     CacheCleared,
     CancelJobs,
-    Done,
     Ended,
     Failed,
     FromPrep,
@@ -46,6 +44,7 @@ from neuron.settings import NeuronSettings
 from neuron.supervisor import events
 from neuron.supervisor.admin import Admin
 from neuron.supervisor.child import Child, UndefinedTransition
+from neuron.supervisor.departure import Departure
 from neuron.supervisor.driver_watch import DriverWatch
 from neuron.supervisor.family import Family
 from neuron.supervisor.finds import Finds
@@ -53,7 +52,7 @@ from neuron.supervisor.herald import Herald
 from neuron.supervisor.host import Host
 from neuron.supervisor.host_memory import HostMemory
 from neuron.supervisor.inspection import Inspection
-from neuron.supervisor.instructions import Exit, Instruction, Kill, Say
+from neuron.supervisor.instructions import Instruction, Say
 from neuron.supervisor.keeper import Keeper
 from neuron.supervisor.ownership import Ownership
 from neuron.supervisor.placement import Placement
@@ -65,12 +64,9 @@ from neuron.supervisor.renewal import Renewal
 from neuron.supervisor.states import State
 from neuron.supervisor.traffic import Traffic
 from neuron.supervisor.upkeep import Upkeep
+from neuron.supervisor.watchdog import SWEEP_S, Watchdog
 from neuron.supervisor.withdrawal import Withdrawal
 
-SWEEP_S = 0.25
-"""Between looks at budgets, leases and stalls."""
-ABSENCE_S = 1.0
-"""A sweep that comes so late says that this process did not run meanwhile."""
 PROBE_SILENCE_S = 3.0
 """The probe says a line a second; NVML may hang in the driver."""
 
@@ -125,6 +121,7 @@ class Machine:
         self._publisher = Publisher(host)
         self._family = Family(host, self._inspection, self._placement, self._traffic, self._admin)
         self._keeper = Keeper(host, self._inspection, self._placement)
+        self._departure = Departure(host, self._family, self._traffic, self._admin, self._keeper)
         self._upkeep = Upkeep(host, self._family)
         self._host_memory = HostMemory(host)
         self._herald = Herald(host, self._admin)
@@ -134,8 +131,8 @@ class Machine:
         self._profiles = Profiles(host, self._inspection)
         self._withdrawal = Withdrawal(host, self._traffic)
         self._reception = Reception(host, self._publisher, self._withdrawal, self._placement)
+        self._watchdog = Watchdog(host, self._family, self._traffic, self._reception, self._driver)
         self._strict = strict
-        self._swept_at: float | None = None
         for profile in catalogue.models:
             self._inspection.adopt(profile, own=True)
 
@@ -207,7 +204,7 @@ class Machine:
             case events.Woken(slept_s):
                 self._family.wake(slept_s)
             case events.StopAsked():
-                self._stop()
+                self._departure.begin()
 
     def _start(self, quarantines: dict[str, str]) -> None:
         host = self.host
@@ -259,8 +256,8 @@ class Machine:
                     self._traffic.replica_lost(model)
             case Unloaded():
                 model = self._placement.unloaded(device, message)
-                if model is not None and self._renewal.renewed(model) is None:
-                    self._traffic.replica_lost(model)
+                if model is not None:
+                    self._traffic.replica_lost(self._renewal.renewed(model))
             case MemoryView() | CacheCleared():
                 self._admin.worker_answered(device, message)
 
@@ -346,7 +343,7 @@ class Machine:
         elif kind == "pause":
             self._pause_ended(rest)
         elif kind == "drained":
-            self._end_now("the drain's time is over")
+            self._departure.end_jobs("the drain's time is over")
 
     def _pause_ended(self, device: str) -> None:
         end = self.host.paused.get(device)
@@ -356,40 +353,21 @@ class Machine:
 
     def _sweep(self) -> None:
         host = self.host
-        self._forgive_own_absence()
+        self._watchdog.sweep()
         self._traffic.sweep()
         host.is_dirty |= host.inquest.expire(host.now)
         self._upkeep.sweep()
         self._renewal.sweep()
         self._ownership.sweep()
         self._herald.sweep()
-        for peer in host.peers.silent(host.now):
-            self._reception.forget(peer.incarnation, f"silent for {host.now - peer.heard_at:.1f} s")
-        for child in self._family.children():
-            silence = child.stalled_for(host.now)
-            if silence is not None:
-                self._family.happen(child, "stalled", f"no progress for {silence:.1f} s in phase {child.phase}")
-                if child is host.probe:
-                    self._driver.fall_silent()
-        if host.prep.state is State.READY and self._traffic.is_prep_stalled():
-            self._family.happen(host.prep, "stalled", "it owes an answer for too long")
-
-    def _forgive_own_absence(self) -> None:
-        """Hold no silence against others that was this process's own: it was stopped, or its loop was blocked."""
-        late_s = self.host.now - self._swept_at - SWEEP_S if self._swept_at is not None else 0.0
-        self._swept_at = self.host.now
-        if late_s > ABSENCE_S:
-            self.host.say("warning", f"this process stood still for {late_s:.1f} s")
-            self.host.peers.forgive(late_s)
-            for child in self._family.children():
-                child.seen_at += late_s
 
     def _settle(self) -> None:
-        """Finish what waited for the last job: unloads, device drains, the node's drain, the stop."""
+        """Finish what waited for the last job: unloads, device drains, the departure of the whole node."""
         host = self.host
         for model, (code, text) in self._placement.wants.advance():
             self._traffic.fail_waiting(model, code, text)
         self._ownership.settle()
+        self._renewal.settle()
         self._upkeep.wake()
         self._host_memory.settle()
         for model_id in list(host.leaving):
@@ -398,35 +376,4 @@ class Machine:
             worker = host.workers[device]
             if worker.state is State.DRAINING and not host.jobs.running_on(device):
                 self._family.happen(worker, "idle", "drained")
-        if host.draining and self._admin.node_drains and not len(host.jobs):
-            for peer, request in self._admin.node_drains:
-                host.tell(peer, Done(request=request, text="the node is drained"))
-            self._admin.node_drains.clear()
-        if host.stopping and not len(host.jobs):
-            self._end_children()
-
-    def _stop(self) -> None:
-        host = self.host
-        if host.stopping:
-            self._end_now("asked twice")
-            for child in self._family.children():
-                if child.is_alive:
-                    host.out.append(Kill(child.incarnation, hard=True))
-            return
-        self._keeper.save()
-        host.stopping = host.is_dirty = True
-        host.say("info", "stopping", jobs=len(host.jobs), drain_s=host.settings.drain_s)
-        if len(host.jobs):
-            host.wake_in("drained", host.settings.drain_s)
-
-    def _end_now(self, why: str) -> None:
-        if len(self.host.jobs):
-            self.host.say("warning", "ending jobs that still run", jobs=len(self.host.jobs), because=why)
-            self._traffic.fail_all(Code.SHUTTING_DOWN, "this neuron is being stopped")
-
-    def _end_children(self) -> None:
-        for child in self._family.children():
-            if child.state not in (State.STOPPED, State.KILLING, State.RELEASING):
-                self._family.happen(child, "stop", "the neuron is stopping")
-        if not any(c.is_alive and not c.is_stuck for c in self._family.children()):
-            self.host.out.append(Exit(0))
+        self._departure.settle()

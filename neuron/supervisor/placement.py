@@ -52,7 +52,7 @@ class Placement:
     def __init__(self, host: Host, inspection: Inspection) -> None:
         self._host = host
         self._inspection = inspection
-        self.wants = Wants(host, Rooms(host), self._start)
+        self.wants = Wants(host, Rooms(host), inspection.inspect, self._start)
         self._preload = {host.aliases.get(name, name) for name in host.settings.preload}
         """Models of the preload that have not been loaded yet."""
         self._asked: dict[str, list[tuple[str, Load]]] = {}
@@ -120,6 +120,15 @@ class Placement:
                 replica.leaving, model.unload_barrier = False, None
                 text = f"the unload of {model.id} was called off by a later load"
                 self._answer(replica, Refused(code=Code.ABORTED, message=text))
+
+    def retire(self, model: Model, replica: Replica) -> None:
+        """Have a replica leave because an admin asks for it: once it is loaded, and idle."""
+        if replica.status in ("loading", "recovering") and not replica.leaving:
+            text = f"the load of {model.id} was called off by a later unload"
+            self._answer(replica, Refused(code=Code.ABORTED, message=text))
+        replica.leaving, replica.makes_room_for, replica.leaves_for = True, None, "admin"
+        self._host.leaving.add(model.id)
+        self._host.is_dirty = True
 
     def _start(self, model: Model, devices: tuple[str, ...], plan: MemoryPlan) -> None:
         host = self._host
@@ -285,8 +294,9 @@ class Placement:
         host.is_dirty = True
         host.say("info", "model loaded", model=model.id, device=replica.place, seconds=round(replica.load_s, 2),
                  memory_mb=message.memory_mb, kv_tokens=message.kv_tokens)  # fmt: skip
-        text = f"{model.id} is loaded on {replica.place} in {replica.load_s:.1f} s"
-        self._answer(replica, Done(request="", text=text))
+        if not replica.leaving:  # else those who still wait have asked for its unload
+            text = f"{model.id} is loaded on {replica.place} in {replica.load_s:.1f} s"
+            self._answer(replica, Done(request="", text=text))
         return model
 
     def load_failed(self, owner: str, message: LoadFailed) -> Model | None:
@@ -297,13 +307,14 @@ class Placement:
         host, model = self._host, self._host.models[message.model]
         is_memory = message.code is Code.NO_CAPACITY
         host.say("error", "model failed to load", model=model.id, device=replica.place, why=message.message)
-        if is_memory and not model.has_retried and self._retry(model, replica):
+        if is_memory and not model.has_retried and not replica.leaving and self._retry(model, replica):
             return None
         # What is wrong with the file stays wrong; memory may be free another time.
         hold_s = OUT_OF_MEMORY_S if is_memory else FAULT_MEMORY_S
         self._inspection.note_fault(model, message.message, lasting=not is_memory, for_s=hold_s)
         if replica.device in model.replicas:
-            self._remove(model, replica, None, f"{model.id} cannot be loaded: {message.message}")
+            gone = f"{model.id} is not on {replica.place}: its load failed" if replica.leaving else None
+            self._remove(model, replica, gone, f"{model.id} cannot be loaded: {message.message}")
         model.has_retried = False
         for name, device in model.made_room:
             evicted = host.models.get(name)

@@ -23,10 +23,17 @@ MOST_PLACES = 256
 class Wants:
     """Carries wishes to their load or their refusal."""
 
-    def __init__(self, host: Host, rooms: Rooms, start: Callable[[Model, Devices, MemoryPlan], None]) -> None:
-        """`start` begins a load for which there is room."""
+    def __init__(
+        self,
+        host: Host,
+        rooms: Rooms,
+        inspect: Callable[[Model], None],
+        start: Callable[[Model, Devices, MemoryPlan], None],
+    ) -> None:
+        """`inspect` has a model's file looked at, `start` begins a load for which there is room."""
         self._host = host
         self._rooms = rooms
+        self._inspect = inspect
         self._start = start
 
     def ask(self, model: Model, device: str | None = None, *, may_evict: bool = True) -> Failure | None:
@@ -90,6 +97,10 @@ class Wants:
         if waited_s > host.settings.swap_wait_s:
             text = f"no room for model '{model.id}' within {waited_s:.0f} s: the others are in use"
             return Code.NO_CAPACITY, text
+        if model.facts is None:  # its profile has changed meanwhile, and with it what it needs
+            self._rooms.give_up(want)
+            self._inspect(model)
+            return Later()
         if want.at and not self._rooms.is_sound(want):
             self._rooms.give_up(want)
         if not want.at:

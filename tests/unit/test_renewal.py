@@ -6,9 +6,9 @@ import pytest
 
 from common.catalogue import Profile
 from common.engine_options import EngineOptions
-from common.messages import Done, Load, LoadModel, NodeState, Refused, ReplicaState, Submit, UnloadModel
+from common.messages import Done, Load, LoadModel, NodeState, Refused, ReplicaState, Submit, Unload, UnloadModel
 from cortex.fleet import placement
-from tests.support.drive import Drive, job, profile
+from tests.support.drive import Drive, cpu, job, profile
 from tests.support.fake_neuron import model_state
 from tests.unit.test_view_listing import node
 
@@ -74,6 +74,71 @@ def test_a_load_that_says_so_replaces_at_once_after_the_jobs_and_those_that_wait
     assert "later" in drive.tasks
     assert drive.told_of(Done, "ctl")[-1].request == "r"
     assert drive.told_of(Refused, "ctl") == []
+    drive.check()
+
+
+def test_a_worker_that_dies_before_it_has_unloaded_does_not_leave_the_load_unanswered() -> None:
+    drive = loaded()
+    drive.submit(job("j"))
+    drive.peer_says(Load(request="r", model="m", profile=NEW, replace=True), "ctl")
+    drive.submit(job("later"))
+    drive.die("CPU-0")
+    drive.pass_time(1)
+    assert [d.request for d in drive.told_of(Done, "ctl")] == ["r"]
+    assert drive.machine.host.models["m"].profile == NEW
+    assert "later" in drive.tasks
+    drive.check()
+
+
+def test_an_outdated_model_that_is_unloaded_stays_so_and_comes_back_with_its_new_profile() -> None:
+    drive = loaded()
+    drive.peer_says(Load(request="again", model="m", profile=NEW))
+    drive.peer_says(Unload(request="u", model="m"), "ctl")
+    drive.pass_time(30)
+    assert [type(m) for m in orders(drive)] == [LoadModel, UnloadModel]
+    drive.submit(job("j"))
+    assert drive.machine.host.models["m"].profile == NEW
+    assert set(drive.tasks) == {"j"}
+    drive.check()
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_profile_that_changes_while_its_model_waits_for_room_is_the_one_that_is_loaded(replace: bool) -> None:
+    drive = Drive(devices=[cpu("CPU-0", 400)], models=[profile("a")]).start().connect()
+    drive.submit(job("busy", "a"))
+    drive.peer_says(Load(request="first", model="m", profile=profile("m")))
+    drive.pass_time(1)
+    drive.peer_says(Load(request="second", model="m", profile=NEW, replace=replace))
+    drive.pass_time(1)
+    drive.finish("busy")
+    drive.pass_time(1)
+    assert sorted(d.request for d in drive.told_of(Done)) == ["first", "second"]
+    assert [m.parallel for m in orders(drive) if isinstance(m, LoadModel)] == [2, 3]
+    drive.check()
+
+
+def test_loads_that_wait_for_what_is_to_be_replaced_are_answered_with_its_successor() -> None:
+    drive = Drive(models=[]).start().connect().connect("ctl", "admin")
+    drive.holding_back = {LoadModel}
+    drive.peer_says(Load(request="first", model="m", profile=profile("m")), "ctl")
+    drive.peer_says(Load(request="second", model="m", profile=NEW, replace=True), "ctl")
+    drive.worker_says("CPU-0", drive.loaded("m"))
+    assert drive.told_of(Done, "ctl") == []
+    drive.worker_says("CPU-0", drive.loaded("m"))
+    assert sorted(d.request for d in drive.told_of(Done, "ctl")) == ["first", "second"]
+    assert drive.machine.host.models["m"].profile == NEW
+    drive.check()
+
+
+def test_a_later_load_does_not_leave_the_one_that_replaces_unanswered() -> None:
+    drive = loaded()
+    drive.submit(job("j"))
+    drive.peer_says(Load(request="r", model="m", replace=True), "ctl")
+    drive.peer_says(Load(request="plain", model="m"), "ctl")
+    assert [d.request for d in drive.told_of(Done, "ctl")] == ["plain"]
+    drive.finish("j")
+    assert [d.request for d in drive.told_of(Done, "ctl")] == ["plain", "r"]
+    assert [type(m) for m in orders(drive)] == [LoadModel, UnloadModel, LoadModel]
     drive.check()
 
 
