@@ -1,10 +1,13 @@
 """Conversations whose beginning changes are told of once, with the place."""
 
+from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 
 from common.messages import Chat
+from cortex.api import drift
 from cortex.api.drift import DriftWatch
 
 SYSTEM = "x-header: cch={}; " + "You are helpful. " * 400
@@ -31,6 +34,29 @@ def test_a_beginning_that_changes_is_told_of_once_with_its_place(caplog: pytest.
     assert "helpful" not in line
 
 
+def test_a_beginning_that_changes_late_in_a_long_conversation_is_told_of_too(caplog: pytest.LogCaptureFixture) -> None:
+    steady = SYSTEM.replace("{}", "0")
+    (line,) = look(*(turn(n, steady) for n in range(21)), turn(21, SYSTEM), turn(22, SYSTEM), caplog=caplog)
+    assert "(messages[0], system, about character 15)" in line
+
+
+def test_a_long_conversation_is_read_as_a_whole_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = 0
+
+    def dumps(value: object) -> bytes:
+        nonlocal written
+        made = orjson.dumps(value)
+        written += len(made)
+        return made
+
+    monkeypatch.setattr(drift, "orjson", SimpleNamespace(dumps=dumps))
+    watch, chats = DriftWatch(), [turn(n, SYSTEM.replace("{}", "0")) for n in range(256)]
+    for chat in chats:
+        watch.look(chat, principal="p", model="m", request_id="r")
+    assert written < 256 * 3000, "each turn costs about what it began with"
+    assert written < sum(len(orjson.dumps(c.messages)) for c in chats) / 5
+
+
 def test_what_goes_on_as_it_began_is_not(caplog: pytest.LogCaptureFixture) -> None:
     assert look(*(turn(n, SYSTEM.replace("{}", "0")) for n in range(5)), caplog=caplog) == []
 
@@ -45,7 +71,7 @@ def test_tools_that_change_are_named(caplog: pytest.LogCaptureFixture) -> None:
     answer = [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "and?"}]
     first, second = Chat(messages=long, tools=tools[0]), Chat(messages=[*long, *answer], tools=tools[1])
     (line,) = look(first, second, caplog=caplog)
-    assert "(tools, " in line
+    assert "(tools[0], about character " in line
 
 
 def test_other_conversations_principals_and_the_same_turn_again_are_no_later_turns(
