@@ -11,6 +11,7 @@ from typing import Protocol, cast
 from msgspec.structs import replace
 
 from common.errors import Code
+from common.log import fields
 from common.messages import (
     AbortTasks,
     CacheCleared,
@@ -234,16 +235,10 @@ class Loop:
         if lane is not None:
             lane.add(task)
             return
-        self._outbox.failed(
-            task.gateway,
-            FailedItem(
-                job=task.job,
-                attempt=task.attempt,
-                code=Code.MODEL_UNLOADED,
-                message=f"model '{task.model}' is not loaded here",
-                retriable=True,
-            ),
-        )
+        code, text = Code.MODEL_UNLOADED, f"model '{task.model}' is not loaded here"
+        item = FailedItem(job=task.job, attempt=task.attempt, code=code, message=text, retriable=True)
+        self._outbox.failed(task.gateway, item)
+        log.info("task failed: %s", text, extra=fields(request_id=task.request_id, job=task.job, code=code))
 
     def _load(self, order: LoadModel) -> None:
         self._unwanted.discard(order.model)

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from signal import SIGINT, raise_signal
 
 import msgspec
@@ -59,7 +59,7 @@ from tests.support.fake_neuron import node_state
 
 TIMEOUT = "0.4"
 UUID = "GPU-12345678-1234-1234-1234-123456789abc"
-Answer = Callable[[ToNeuron], list[FromNeuron | bytes]]
+Answer = Callable[[ToNeuron], Iterable[FromNeuron | bytes]]
 
 
 class Script:
@@ -354,7 +354,7 @@ def lively(script: Script) -> None:
             case Version():
                 return [VersionReply(request=request, version="7.0", protocol=(1, 0))]
             case CancelJobs():
-                return done(f"cancelled {message.target}")(message)
+                return list(done(f"cancelled {message.target}")(message))
         return []
 
     script.answer = answer

@@ -408,7 +408,10 @@ def test_a_task_for_a_model_that_is_not_here_fails_retriable(worker: Harness) ->
     assert (failure.code, failure.retriable) == (Code.MODEL_UNLOADED, True)
 
 
-def test_unloading_ends_running_and_waiting_tasks_and_frees_the_model(worker: Harness) -> None:
+def test_unloading_ends_running_and_waiting_tasks_and_frees_the_model(
+    worker: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     worker.load(parallel=1)
     model = worker.model()
     worker.say(Run(tasks=[make_task("running", PROMPT), make_task("waiting", PROMPT)]))
@@ -422,6 +425,9 @@ def test_unloading_ends_running_and_waiting_tasks_and_frees_the_model(worker: Ha
     assert model.is_closed
     assert model.open_samplers == 0
     assert worker.loop.lanes == {}
+    # Tests of whole fleets look for this in the log: no model is to be unloaded with work in flight.
+    codes = [f["code"] for r in caplog.records if (f := getattr(r, "fields", None)) is not None and "code" in f]
+    assert list(map(str, codes)) == ["model_unloaded"] * 2
 
 
 def test_unloading_what_is_not_loaded_is_answered(worker: Harness) -> None:

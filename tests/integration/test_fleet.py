@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 
 from common.messages import Chat
 from cortex.fleet import prefix
-from tests.support.harness import ADMIN_KEY, DEMO_SOURCE, ROOT, Gateway, Neuron
+from tests.support.harness import ADMIN_KEY, DEMO_SOURCE, ROOT, Gateway, Neuron, free_port
 
 NAMES = ("beast", "benjy", "quadbrat")
 MODELS = [
@@ -35,6 +35,8 @@ MODELS = [
 ]
 CATALOGUE = {"models": MODELS, "aliases": {"default": "demo/0"}}
 DEVICES = [{"kind": "cpu", "memory_mb": 700, "threads": 1}] * 2
+LATE = "late"
+"""A neuron that the gateways know of and that joins only when all others have been serving for long."""
 PATIENCE_S = 60.0
 
 
@@ -47,6 +49,8 @@ class Fleet:
     neurons: dict[str, Neuron]
     gateways: list[Gateway]
     engine: str = "llama"
+    late_port: int = 0
+    """Where the gateways expect LATE."""
 
     def start(self, name: str, port: int | None = None) -> Neuron:
         """Start a neuron, the first time or again."""
@@ -72,9 +76,9 @@ class Fleet:
         found: dict[str, Any] = next(m for m in listed if m["id"] == model)
         return found
 
-    def nodes_of(self, model: str) -> list[str]:
+    def nodes_of(self, model: str, gateway: int = 0) -> list[str]:
         """Return where a model is."""
-        return [at["node"] for at in self.entry(model)["locations"] if at["status"] != "unreachable"]
+        return [at["node"] for at in self.entry(model, gateway)["locations"] if at["status"] != "unreachable"]
 
     def loads(self, model: str) -> list[str]:
         """Return the neurons that have begun to load a model, once for each time."""
@@ -108,24 +112,35 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
 
 @contextlib.contextmanager
 def running(
-    base: Path, devices: dict[str, list[dict[str, Any]]], catalogue: dict[str, Any], *, engine: str = "llama"
+    base: Path,
+    devices: dict[str, list[dict[str, Any]]],
+    catalogue: dict[str, Any],
+    *,
+    engine: str = "llama",
+    **settings: Any,
 ) -> Iterator[Fleet]:
-    """Run neurons with these devices behind two gateways of two processes."""
-    made = Fleet(base, devices, {}, [], engine)
+    """Run neurons with these devices, of which LATE is left to the test, behind two gateways of two processes.
+
+    `settings`: of the gateways.
+    """
+    made = Fleet(base, devices, {}, [], engine, free_port())
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: [n.stop() for n in made.neurons.values()])
         for name in devices:
-            made.start(name)
+            if name != LATE:
+                made.start(name)
+        late = {LATE: f"tcp://127.0.0.1:{made.late_port}"} if LATE in devices else {}
         for number in range(2):
             folder = base / f"gateway-{number}"
-            gateway = Gateway(folder, neurons=list(made.neurons.values()), workers=2, models=catalogue)
+            known = list(made.neurons.values())
+            gateway = Gateway(folder, neurons=known, endpoints=late, workers=2, models=catalogue, **settings)
             made.gateways.append(stack.enter_context(gateway))
         yield made
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with running(tmp_path_factory.mktemp("fleet"), dict.fromkeys(NAMES, DEVICES), CATALOGUE) as made:
+    with running(tmp_path_factory.mktemp("fleet"), dict.fromkeys((*NAMES, LATE), DEVICES), CATALOGUE) as made:
         yield made
 
 
@@ -199,12 +214,14 @@ def test_the_command_line_administers_the_fleet_and_asking_twice_changes_nothing
     for verb, pinned in (("pin", True), ("pin", True), ("unpin", None)):
         assert fleet.cortex(verb, "demo/3").returncode == 0
         wait_until(lambda: fleet.entry("demo/3").get("pinned") is pinned, 2, "the list does not show the pin")  # noqa: B023
-    assert fleet.cortex("drain", node).returncode == 0
+    for _ in range(2):
+        assert fleet.cortex("drain", node).returncode == 0
     elsewhere = fleet.chat("demo/3")
     assert elsewhere.status_code == 200, elsewhere.text
     begun = fleet.loads("demo/3")
     assert (len(begun), begun.count(node)) == (2, 1), "the drained neuron was to be passed over"
-    assert fleet.cortex("undrain", node).returncode == 0
+    for _ in range(2):
+        assert fleet.cortex("undrain", node).returncode == 0
     for text in ("unloaded", "there is nothing to unload"):
         gone = fleet.cortex("unload", "demo/3")
         assert (gone.returncode, text in gone.stdout) == (0, True), gone
@@ -212,35 +229,110 @@ def test_the_command_line_administers_the_fleet_and_asking_twice_changes_nothing
     assert (refused.returncode, "beast, benjy, quadbrat" in refused.stderr) == (1, True)
 
 
-def test_no_request_fails_while_one_of_two_replicas_stops_and_comes_back(fleet: Fleet) -> None:
-    home, other = fleet.nodes_of("demo/0")
+@contextlib.contextmanager
+def asking(fleet: Fleet, models: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """Ask for these models in turns through both gateways, three at a time; yield what is served, and what fails."""
     stop = threading.Event()
-    failures: list[str] = []
     served: list[str] = []
+    failures: list[str] = []
 
-    def ask(gateway: int) -> None:
-        while not stop.is_set():
-            answer = fleet.chat("demo/0", gateway, stream=False)
+    def ask(first: int) -> None:
+        for number in itertools.count(first):
+            if stop.is_set():
+                return
+            answer = fleet.chat(models[number % len(models)], number % 2, stream=False)
             (served if answer.status_code == 200 else failures).append(answer.text)
 
-    threads = [threading.Thread(target=ask, args=(n % 2,)) for n in range(3)]
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(3)]
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: len(served) > 5, PATIENCE_S, "nothing is served")
-        gone = fleet.neurons[other]
-        gone.kill(signal.SIGTERM)
-        gone.process.wait(20)
-        wait_until(lambda: fleet.nodes_of("demo/0") == [home], 2, "the list still shows a neuron that is gone")
-        count = len(served)
-        wait_until(lambda: len(served) > count + 5, PATIENCE_S, "nothing is served any more")
-        fleet.start(other, gone.port)
-        wait_until(lambda: sorted(fleet.entry("demo/3")["feasible_on"]) == sorted(NAMES), 2, "it has not joined")
-        count = len(served)
-        wait_until(lambda: len(served) > count + 5, PATIENCE_S, "nothing is served any more")
+        yield served, failures
     finally:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+@contextlib.contextmanager
+def looking_up(fleet: Fleet, names: Sequence[str]) -> Iterator[list[str]]:
+    """Look these models up at both gateways all the time; yield the answers that are no model."""
+    stop = threading.Event()
+    wrong: list[str] = []
+
+    def look() -> None:
+        while not stop.wait(0.02):
+            for name in names:
+                for gateway in fleet.gateways:
+                    answer = httpx.get(f"{gateway.url}/v1/models/{name}", timeout=10)
+                    if answer.status_code != 200:
+                        wrong.append(f"{name}: {answer.status_code} {answer.text}")
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield wrong
+    finally:
+        stop.set()
+        thread.join()
+
+
+def everywhere(holds: Callable[[int], bool]) -> bool:
+    """Say whether all gateway processes agree: each gateway, asked so often that hardly a process is left out."""
+    return all(holds(gateway) for _ in range(4) for gateway in range(2))
+
+
+def wait_for_more(served: list[str], what: str) -> None:
+    count = len(served)
+    wait_until(lambda: len(served) > count + 5, PATIENCE_S, f"nothing is served {what}")
+
+
+def test_no_request_fails_while_one_of_two_replicas_stops_and_comes_back(fleet: Fleet) -> None:
+    home, other = fleet.nodes_of("demo/0")
+    try:
+        with asking(fleet, ["demo/0"]) as (served, failures):
+            wait_for_more(served, "at all")
+            gone = fleet.neurons[other]
+            gone.kill(signal.SIGTERM)
+            gone.process.wait(20)
+            wait_until(lambda: fleet.nodes_of("demo/0") == [home], 2, "the list still shows a neuron that is gone")
+            wait_for_more(served, "without it")
+            fleet.start(other, gone.port)
+            wait_until(lambda: sorted(fleet.entry("demo/3")["feasible_on"]) == sorted(NAMES), 2, "it has not joined")
+            wait_for_more(served, "since it is back")
+    finally:
         fleet.neurons[other].stop()  # no later test is to inherit a process of this one
     assert failures == []
+
+
+def test_no_request_fails_and_no_model_is_unknown_while_a_neuron_dies_comes_back_and_another_joins(
+    fleet: Fleet,
+) -> None:
+    models = [str(m["id"]) for m in MODELS]
+    assert fleet.chat("demo/0").status_code == 200
+    home = fleet.nodes_of("demo/0")[0]
+    gone = fleet.neurons[home]
+    try:
+        with asking(fleet, models) as (served, failures), looking_up(fleet, [*models, "default"]) as unknown:
+            wait_for_more(served, "at all")
+            gone.kill(signal.SIGKILL)
+            gone.process.wait(20)
+            wait_until(
+                lambda: everywhere(lambda g: not any(home in fleet.nodes_of(m, g) for m in models)),
+                2, "a list still shows a neuron that is dead",
+            )  # fmt: skip
+            for name, port, what in ((home, gone.port, "is back"), (LATE, fleet.late_port, "has joined")):
+                fleet.start(name, port)
+                wait_until(
+                    lambda: everywhere(lambda g: name in fleet.entry("demo/3", g)["feasible_on"]),  # noqa: B023
+                    2, f"a list does not show a neuron that {what}",
+                )  # fmt: skip
+                loaded = fleet.cortex("load", "demo/0", "--node", name)
+                assert loaded.returncode == 0, loaded.stderr
+                wait_for_more(served, f"since {name} {what}")
+        assert gone.stop() == -signal.SIGKILL  # and none of its workers has outlived it
+    finally:
+        for neuron in {gone, fleet.neurons[home], fleet.neurons.get(LATE, gone)}:
+            neuron.stop()  # no later test is to inherit a process of this one
+    assert failures == []
+    assert unknown == []

@@ -52,3 +52,7 @@ def test_random_requests_over_all_models_are_all_answered(fleet: Fleet) -> None:
     logs = "".join(neuron.log for neuron in fleet.neurons.values())
     assert "evicting model" in logs
     assert "makes_room_for=swap/" in logs
+    # What a worker says of a job whose model it unloads; the gateway would have had it done elsewhere without a word.
+    assert "code=model_unloaded" not in logs
+    assert "worker ended" not in logs
+    assert "job is sent again" not in "".join(gateway.log for gateway in fleet.gateways)

@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from neuron.supervisor.upkeep import DEFRAG_IDLE_S
+from tests.support.fake_engine import write_model
 from tests.support.harness import DEMO_MODEL, Gateway, Neuron
 
 MODELS = [f"m{i}" for i in range(6)]
@@ -125,20 +128,29 @@ def test_an_unused_model_expires_and_its_worker_ends_until_the_next_request(tmp_
 
 
 def test_a_worker_is_renewed_after_its_loads_and_only_while_idle(tmp_path: Path) -> None:
-    models = [profile(tmp_path, m) for m in MODELS[:2]]
+    """A stream that outlasts the idle time after which its worker is due ends at the worker it began at."""
+    quick, slow = write_model(tmp_path / "quick.gguf"), write_model(tmp_path / "slow.gguf", token_s=0.1, length=58)
+    models = [{"id": name, "source": f"file:{path}", "context": 1024} for name, path in (("m0", quick), ("m1", slow))]
     eviction = {"defrag_after_cycles": 2}
     with (
-        Neuron(tmp_path / "n", models=models, devices=DEVICES[:1], eviction=eviction) as neuron,
+        Neuron(
+            tmp_path / "n", models=models, devices=DEVICES[:1], eviction=eviction, engine="tests.support.fake_engine"
+        ) as neuron,
         Gateway(tmp_path / "g", neurons=[neuron]) as gateway,
     ):
-        first = neuron.wait_for(lambda s: s["state"]["devices"][0]["state"] == "ready")["state"]["devices"][0]
-        for model in MODELS[:2]:
-            assert complete(gateway, model).status_code == 200
+        assert complete(gateway, "m0").status_code == 200
+        first = neuron.status()["state"]["devices"][0]
+        body = {"model": "m1", "prompt": "go on", "max_tokens": 100}
+        began = time.monotonic()
+        assert httpx.post(f"{gateway.url}/v1/completions", json=body, timeout=60).status_code == 200
+        assert time.monotonic() - began > DEFRAG_IDLE_S
+        assert neuron.status()["state"]["devices"][0]["worker_pid"] == first["worker_pid"]
         renewed = neuron.wait_for(
             lambda s: s["state"]["devices"][0]["worker_pid"] not in (None, first["worker_pid"]) and len(loaded(s)) == 2
         )
         assert renewed["state"]["devices"][0]["restarts"] == 0
         assert complete(gateway, "m0").status_code == 200
+        assert "job is sent again" not in gateway.log
 
 
 def test_a_restarted_neuron_has_its_models_and_pauses_again(tmp_path: Path) -> None:
