@@ -32,6 +32,9 @@ NODE_SERVING = Family("node_serving", "1: the neuron takes new work.", ("node",)
 _DEVICE, _MODEL = ("node", "device", "name"), ("node", "model")
 DEVICE_STATE = Family("device_state", "1 for the state of the device's worker.", ("node", "device", "name", "state"))
 EVICTIONS = Family("evictions", "Models unloaded, by why: room, ttl, admin.", ("node", "reason"), is_counter=True)
+_DISK = ("node", "folder")
+DISK_BYTES = Family("disk_bytes", "Size of a file system that models lie on.", _DISK)
+DISK_FREE_BYTES = Family("disk_free_bytes", "Room that is left on it.", _DISK)
 MODEL_STATUS = Family("model_status", "1 for the model's status on the neuron.", ("node", "model", "status"))
 DEVICE_FAMILIES = {
     "memory_mb": Family("device_memory_bytes", "Memory of the device.", _DEVICE),
@@ -47,6 +50,12 @@ DEVICE_FAMILIES = {
     "tokens": Family(
         "engine_tokens", "Tokens that the device's present worker has generated.", _DEVICE, is_counter=True
     ),
+    "prompt_tokens": Family(
+        "engine_prompt_tokens", "Prompt tokens that it has taken, cached ones included.", _DEVICE, is_counter=True
+    ),
+    "cached_tokens": Family(
+        "engine_cached_tokens", "Those of them whose KV was there already.", _DEVICE, is_counter=True
+    ),
     "steps": Family("engine_steps", "Steps that the engine has completed.", _DEVICE, is_counter=True),
     "cycles": Family("worker_loads", "Loads that the device's present worker has completed.", _DEVICE, is_counter=True),
 }
@@ -61,12 +70,15 @@ MODEL_FAMILIES = {
     "kv_tokens": Family("model_kv_tokens", "Tokens that a replica's KV cache holds.", _MODEL),
     "memory_mb": Family("model_memory_bytes", "Memory reserved, or estimated, for a replica.", _MODEL),
     "load_s": Family("model_load_seconds", "Time that the last load took.", _MODEL),
+    "cpu_layers": Family("model_cpu_layers", "Layers of a model on a GPU that the host's CPU computes.", _MODEL),
     "pinned": Family("model_pinned", "1: never unloaded to make room.", _MODEL),
 }
 FAMILIES = (
     NODE_UP,
     NODE_SERVING,
     EVICTIONS,
+    DISK_BYTES,
+    DISK_FREE_BYTES,
     DEVICE_STATE,
     MODEL_STATUS,
     *DEVICE_FAMILIES.values(),
@@ -85,6 +97,9 @@ def collect(nodes: Iterable[Seen]) -> Iterator[Metric]:
             continue
         for reason, count in state.evictions.items():
             made[EVICTIONS].add_metric([name, reason], count)
+        for disk in state.disks:
+            made[DISK_BYTES].add_metric([name, disk.folder], disk.total_mb * MIB)
+            made[DISK_FREE_BYTES].add_metric([name, disk.folder], disk.free_mb * MIB)
         for device in state.devices:
             labels = [name, device.uuid, device.name]
             made[DEVICE_STATE].add_metric([*labels, device.state], 1.0)
@@ -115,6 +130,8 @@ def _device_values(device: DeviceState) -> dict[str, float | None]:
         "xids": device.xids,
         "hangs": device.hangs,
         "tokens": device.tokens,
+        "prompt_tokens": device.prompt_tokens,
+        "cached_tokens": device.cached_tokens,
         "steps": device.steps,
         "cycles": device.cycles,
     }
@@ -130,15 +147,17 @@ def _model_values(model: ModelState) -> dict[str, float | None]:
         "kv_used": _sum(r.kv_used for r in model.replicas),
         "kv_tokens": model.kv_tokens,
         "memory_mb": _bytes(model.memory_mb),
-        "load_s": max((r.load_s for r in model.replicas if r.load_s is not None), default=None),
+        "load_s": model.load_s,
+        "cpu_layers": max((r.cpu_layers for r in model.replicas if r.cpu_layers is not None), default=None),
         "pinned": float(model.pinned),
     }
 
 
 def _sum(values: Iterable[int | None]) -> float | None:
-    """Return the sum of those that are known, None if none is."""
-    known = [v for v in values if v is not None]
-    return float(sum(known)) if known else None
+    """Return the sum of those that are known, None if there are some and none is known."""
+    every = list(values)
+    known = [v for v in every if v is not None]
+    return float(sum(known)) if known or not every else None
 
 
 def _bytes(mib: int | None) -> float | None:

@@ -20,7 +20,7 @@ from common.errors import ConfigError, RequestError
 from common.ids import new_incarnation
 from common.keys import fingerprint, read_pair
 from common.log import choose
-from common.messages import LogReply
+from common.messages import DiskState, LogReply
 from common.sdnotify import ServiceManager
 from neuron.broker.bus import Bus
 from neuron.broker.gate import Gate
@@ -177,10 +177,10 @@ class Daemon:
             )
         return Gate(context, read_pair(key), self._keys / "authorized_keys")
 
-    def _found(self, models: list[Found]) -> None:
+    def _found(self, models: list[Found], disks: list[DiskState]) -> None:
         """Take what the lookout reports from its thread."""
         with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
-            self._loop.call_soon_threadsafe(self._post, events.ModelsFound(models))
+            self._loop.call_soon_threadsafe(self._post, events.ModelsFound(models, disks))
 
     def _post(self, event: events.Event) -> None:
         """Take an event; what carrying out its instructions brings about waits its turn."""

@@ -105,6 +105,7 @@ from common.messages.replies import (
 )
 from common.messages.state import (
     DeviceState,
+    DiskState,
     EventSubject,
     Forecast,
     LifecycleEvent,

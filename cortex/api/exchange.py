@@ -9,6 +9,7 @@ from common.ids import new_request_id
 from common.log import fields
 from cortex.access.access import NOBODY, Identity
 from cortex.access.meter import Ticket
+from cortex.dialects.contract import Body, Stream
 from cortex.fleet.contract import Call
 
 log = logging.getLogger("cortex.access")
@@ -52,6 +53,8 @@ class Exchange:
         """The id of a model that exists."""
         self.dialect: str | None = None
         self.call: Call | None = None
+        self.reply: Stream | Body | None = None
+        """What is made of the call's events."""
         self.outcome: str | None = None
         self.began_at = asyncio.get_running_loop().time()
 
@@ -59,6 +62,11 @@ class Exchange:
     def verdict(self) -> str:
         """How it ended: `ok`, `client gone`, or an error's code."""
         return self.outcome or ("ok" if 0 < self.status < 400 else "error")
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of thoughts so far, a part of the call's."""
+        return 0 if self.reply is None else self.reply.reasoning_tokens
 
     def charge(self) -> None:
         """Count the tokens that it has had so far against its limits."""
@@ -100,6 +108,7 @@ class Exchange:
             "prompt_tokens": record.prompt_tokens or None,
             "cached": record.cached_tokens or None,
             "tokens": call.tokens,
+            "reasoning": self.reasoning_tokens or None,
             "ttft_ms": None if call.first_text_at is None else round((call.first_text_at - self.began_at) * 1000, 1),
             "queue_ms": None if timings is None else round(timings.queue_ms, 1),
             "prompt_ms": None if timings is None else round(timings.prompt_ms, 1),

@@ -76,10 +76,11 @@ class Generate:
             resp.content_type = "text/event-stream; charset=utf-8"
             resp.set_header("cache-control", "no-cache")
             resp.set_header("x-accel-buffering", "no")
-            relay = Relay(exchange, call, request.stream(heading), self._ping_s)
+            stream = exchange.reply = request.stream(heading)
+            relay = Relay(exchange, call, stream, self._ping_s)
             resp.stream = relay.pieces(first, outlet_of(req.scope))
         else:
-            body = request.body(heading)
+            body = exchange.reply = request.body(heading)
             while not body.is_complete:
                 body.feed(await call.next(None))
             resp.content_type = falcon.MEDIA_JSON

@@ -36,6 +36,11 @@ class MessageStream:
         self.is_complete = False
         """Whether the job has ended well, and the stream's end has been returned."""
 
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of its thoughts so far, a part of the answer's."""
+        return self._answer.reasoning_tokens
+
     def feed(self, events: Events) -> bytes:
         """Return what is to be sent for these events."""
         out: list[bytes] = []
@@ -132,6 +137,11 @@ class MessageBody:
     def is_complete(self) -> bool:
         """Whether the job has ended well."""
         return self._ended is not None
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of its thoughts so far, a part of the answer's."""
+        return self._answer.reasoning_tokens
 
     def feed(self, events: Events) -> None:
         """Take events."""

@@ -25,6 +25,10 @@ class Stream(Protocol):
     def is_complete(self) -> bool:
         """Whether every job has ended well, and the stream's end has been returned."""
 
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of its thoughts so far, a part of the answer's."""
+
     def feed(self, events: Events) -> bytes:
         """Return what is to be sent for these events; b"" if nothing."""
 
@@ -41,6 +45,10 @@ class Body(Protocol):
     @property
     def is_complete(self) -> bool:
         """Whether every job has ended well."""
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of its thoughts so far, a part of the answer's."""
 
     def feed(self, events: Events) -> None:
         """Take events."""

@@ -88,6 +88,9 @@ class LlamaInfill:
 class InfillStream:
     """Chunks of content; the last one has `stop` and what was counted. There is no [DONE]."""
 
+    reasoning_tokens = 0
+    """All text is the answer's."""
+
     def __init__(self, heading: Heading, generation: Generation) -> None:
         self._heading = heading
         self._tally = Tally(generation)
@@ -151,6 +154,9 @@ class InfillStream:
 
 class InfillBody:
     """The reply that is sent whole."""
+
+    reasoning_tokens = 0
+    """All text is the answer's."""
 
     def __init__(self, heading: Heading, generation: Generation) -> None:
         self._stream = InfillStream(heading, generation)

@@ -37,6 +37,11 @@ class ChatStream:
         """Whether every job has ended well, and the stream's end has been returned."""
         return self._tally.is_complete
 
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of its thoughts so far, a part of the answer's."""
+        return sum(a.reasoning_tokens for a in self._answers)
+
     def feed(self, events: Events) -> bytes:
         """Return what is to be sent for these events."""
         out: list[bytes] = []
@@ -123,7 +128,7 @@ class ChatStream:
         if not self._includes_usage:
             return sse.DONE
         usage, timings = (
-            orjson.dumps(self._tally.usage(sum(a.reasoning_tokens for a in self._answers))),
+            orjson.dumps(self._tally.usage(self.reasoning_tokens)),
             orjson.dumps(self._tally.timings()),
         )
         return b'%s],"usage":%s,"timings":%s}\n\n%s' % (self._open, usage, timings, sse.DONE)
@@ -145,6 +150,11 @@ class ChatBody:
     def is_complete(self) -> bool:
         """Whether every job has ended well."""
         return self._tally.is_complete
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of its thoughts so far, a part of the answer's."""
+        return sum(a.reasoning_tokens for a in self._answers)
 
     def feed(self, events: Events) -> None:
         """Take events."""
@@ -177,7 +187,7 @@ class ChatBody:
         ]
         tail = {
             "choices": choices,
-            "usage": self._tally.usage(sum(a.reasoning_tokens for a in self._answers)),
+            "usage": self._tally.usage(self.reasoning_tokens),
             "timings": self._tally.timings(),
         }
         return _head(self._heading, "chat.completion")[:-1] + b"," + orjson.dumps(tail)[1:]

@@ -118,6 +118,9 @@ def _read_gap(given: Chat | Text | TokenIds | Infill, suffix: str) -> Infill:
 class CompletionStream:
     """Chunks: echo and text, finish_reason for each choice; then usage if asked for, and [DONE]."""
 
+    reasoning_tokens = 0
+    """All text is the answer's."""
+
     def __init__(self, heading: Heading, generation: Generation, echoes: list[str], *, includes_usage: bool) -> None:
         self._tally = Tally(generation)
         self._echoes = echoes

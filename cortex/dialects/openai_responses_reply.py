@@ -44,6 +44,11 @@ class ResponseStream:
         self.is_complete = False
         """Whether the job has ended well, and the stream's end has been returned."""
 
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of its thoughts so far, a part of the answer's."""
+        return self._answer.reasoning_tokens
+
     def feed(self, events: Events) -> bytes:
         """Return what is to be sent for these events."""
         out: list[bytes] = []
@@ -86,7 +91,7 @@ class ResponseStream:
         status = "incomplete" if is_cut else "completed"
         self._close_item(out, status)
         details = {"reason": "max_output_tokens"} if is_cut else None
-        self._tell(out, status, details=details, usage=_usage(item, self._answer.reasoning_tokens))
+        self._tell(out, status, details=details, usage=_usage(item, self.reasoning_tokens))
         self.is_complete = True
 
     def _tell(
@@ -215,6 +220,11 @@ class ResponseBody:
     def is_complete(self) -> bool:
         """Whether the job has ended well."""
         return self._stream.is_complete
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of its thoughts so far, a part of the answer's."""
+        return self._stream.reasoning_tokens
 
     def feed(self, events: Events) -> None:
         """Take events."""

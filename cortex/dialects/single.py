@@ -19,6 +19,9 @@ class WholeRequest:
 class SingleBody:
     """Waits for the end."""
 
+    reasoning_tokens = 0
+    """All text is the answer's."""
+
     def __init__(self, heading: Heading) -> None:
         self._heading = heading
         self._end: EndedItem | None = None

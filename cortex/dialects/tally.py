@@ -73,6 +73,9 @@ def _rates(name: str, tokens: int, milliseconds: float) -> dict[str, float]:
 class Collector:
     """The texts and ends of all choices of a reply that is sent whole."""
 
+    reasoning_tokens = 0
+    """All text is the answer's."""
+
     def __init__(self, generation: Generation) -> None:
         self.tally = Tally(generation)
         self.texts: list[list[str]] = [[] for _ in range(generation.size)]

@@ -52,6 +52,7 @@ class RequestMetrics:
         self.prompt = counter("prompt_tokens", "Prompt tokens, cached ones included.", *_WHERE)
         self.cached = counter("cached_tokens", "Prompt tokens whose KV was there already.", *_WHERE)
         self.completion = counter("completion_tokens", "Tokens generated and received.", *_WHERE)
+        self.reasoning = counter("reasoning_tokens", "Those of them that were thoughts.", *_WHERE)
         self.key_requests = counter("key_requests", "Requests that have ended, by the id of their key.", "key")
         self.key_tokens = counter("key_tokens", "Tokens of prompts and answers, by the id of the key.", "key", "kind")
         self.duration = histogram("request_duration_seconds", "Arrival to last byte.", _WHOLE_S)
@@ -92,6 +93,8 @@ class RequestMetrics:
             self.ttft.labels(*where).observe(call.first_text_at - exchange.began_at)
         if call.tokens:
             self.completion.labels(*where).inc(call.tokens)
+            if exchange.reasoning_tokens:
+                self.reasoning.labels(*where).inc(exchange.reasoning_tokens)
             self.gaps.labels(*where).add(record.gaps, record.gaps_s)
         self._observe_record(record, where, is_cancelled=outcome == "client_gone")
 

@@ -105,6 +105,8 @@ class Model:
     """(model, device): who went for its load, and comes back should that fail."""
     shortfall: str | None = None
     """Why no device of this host can ever hold it, with the numbers; None: one can, or that is not known yet."""
+    load_s: float | None = None
+    """Of its last completed load."""
     load_deaths: int = 0
     """Workers in a row that ended by themselves while they loaded it."""
     inspecting: bool = False

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from neuron.models import access, hub_cache, shards
+from common.messages import DiskState
+from neuron.models import access, disks, hub_cache, shards
 from neuron.models.header import DamagedHeader, Header, read_header
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,11 @@ class Library:
         """By path: its header, or why it has none."""
         self.complaints: list[str] = []
         """Folders of the last scan that could not be read."""
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where models are looked for, the cache last."""
+        return [*self._folders, self._cache]
 
     def scan(self) -> list[Found]:
         """Return all models, those that cannot be served with the reason."""
@@ -218,8 +224,8 @@ def _with_unique_ids(found: list[Found]) -> list[Found]:
 class Lookout:
     """Scans again and again in a thread of its own: a disk that hangs must hold up nothing else."""
 
-    def __init__(self, library: Library, report: Callable[[list[Found]], None]) -> None:
-        """`report` is called in the thread after each scan."""
+    def __init__(self, library: Library, report: Callable[[list[Found], list[DiskState]], None]) -> None:
+        """`report` is called in the thread after each scan, with how full the disks are."""
         self._library = library
         self._report = report
         self._ended = threading.Event()
@@ -240,6 +246,7 @@ class Lookout:
                 self._complaints = self._library.complaints
                 for complaint in self._complaints:
                     log.warning("models cannot be looked for in %s", complaint)
+            space = disks.measure(self._library.folders)
             if not self._ended.is_set():
-                self._report(found)
+                self._report(found, space)
             self._ended.wait(RESCAN_S)

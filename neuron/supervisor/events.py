@@ -3,10 +3,10 @@
 Events about a child carry its incarnation, so that news of an earlier life is recognised as late.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.catalogue import Catalogue
-from common.messages import FromPrep, FromWorker, ToNeuron
+from common.messages import DiskState, FromPrep, FromWorker, ToNeuron
 from neuron.discovery import ProbeReading
 from neuron.memory.saved import Saved
 from neuron.models.library import Found
@@ -102,6 +102,7 @@ class ModelsFound:
     """What lies on the disks of this host, all of it, after each look."""
 
     models: list[Found]
+    disks: list[DiskState] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

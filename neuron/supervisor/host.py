@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from common.messages import Eviction, FromNeuron, ToPrep, ToWorker, WorkerHello
+from common.messages import DiskState, Eviction, FromNeuron, ToPrep, ToWorker, WorkerHello
 from neuron.broker.jobs import JobBook
 from neuron.broker.pace import Pace
 from neuron.broker.peers import Peers
@@ -60,6 +60,8 @@ class Host:
     """By the UUID that the driver knows: its error events since the start."""
     evictions: Counter[str] = field(default_factory=Counter)
     """Models unloaded since the start, by why."""
+    disks: list[DiskState] = field(default_factory=list)
+    """Of the last look."""
     journal: Journal = field(default_factory=Journal)
     pace: Pace = field(default_factory=Pace)
     peers: Peers = field(default_factory=Peers)

@@ -195,7 +195,8 @@ class Machine:
                 model = host.models[model_id]
                 if self._inspection.source_resolved(model, path, error, identity):
                     self._inspection_ended(model)
-            case events.ModelsFound(found):
+            case events.ModelsFound(found, disks):
+                host.disks = disks
                 self._finds.update(found)
             case events.CatalogueRead(catalogue):
                 self._profiles.replace(catalogue)
@@ -243,6 +244,8 @@ class Machine:
                 self._placement.note_loads(device, message.lanes)
                 self._traffic.note_step(device, message.steps, message.phase)
             case JobsStarted() | Ended() | Failed():
+                if isinstance(message, JobsStarted):
+                    child.note_prompts(message.items)
                 self._traffic.worker_said(device, gateway, message)
             case LoadProgress():
                 self._placement.progressed(device, message)

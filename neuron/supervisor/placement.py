@@ -279,7 +279,7 @@ class Placement:
         host.workers[owner].cycles += 1
         replica.status, replica.progress, model.load_deaths = "loaded", None, 0
         is_first_load = replica.load_s is None
-        replica.load_s = host.now - replica.since
+        replica.load_s = model.load_s = host.now - replica.since
         host.pace.note_load(model.id, replica.load_s)
         replica.loaded_at = replica.used_at = host.now
         replica.has_served = False

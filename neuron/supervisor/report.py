@@ -6,7 +6,7 @@ from typing import Literal
 from common import __version__
 from common.messages import DeviceState, Forecast, LifecycleEvent, ModelState, NodeState, ReplicaState
 from neuron.memory.estimate import kv_mb
-from neuron.memory.residency import Model
+from neuron.memory.residency import Model, Replica
 from neuron.supervisor.host import Host
 from neuron.supervisor.states import State
 
@@ -42,6 +42,8 @@ def device_state(host: Host, uuid: str) -> DeviceState:
         steps=worker.steps if worker is not None else 0,
         xids=host.xids[device.visible] if device.kind == "cuda" else None,
         tokens=worker.tokens if worker is not None else 0,
+        prompt_tokens=worker.prompt_tokens if worker is not None else 0,
+        cached_tokens=worker.cached_tokens if worker is not None else 0,
         hangs=worker.hangs if worker is not None else 0,
         cycles=worker.cycles if worker is not None else 0,
         phase=worker.phase if worker is not None and worker.is_alive else None,
@@ -77,6 +79,14 @@ def _presence(model: Model) -> Literal["present", "downloadable", "missing"] | N
     return "downloadable" if model.profile.source.startswith("hf:") else "missing"
 
 
+def _cpu_layers(host: Host, replica: Replica) -> int | None:
+    """Return what llama.cpp says of it, `20/33` being the layers on the GPU, of all."""
+    told = replica.in_force.get("n_gpu_layers", "").split("/")
+    if host.devices[replica.device].kind == "cpu" or len(told) != 2:
+        return None
+    return int(told[1]) - int(told[0])
+
+
 def model_state(host: Host, model: Model) -> ModelState:
     """Return the state of one model."""
     plan, reason = model.plan, model.fault or model.shortfall
@@ -88,6 +98,7 @@ def model_state(host: Host, model: Model) -> ModelState:
             progress=r.progress,
             running=r.running,
             load_s=r.load_s,
+            cpu_layers=_cpu_layers(host, r),
             sequences=r.sequences,
             kv_used=r.kv_used,
             makes_room_for=r.makes_room_for,
@@ -108,6 +119,7 @@ def model_state(host: Host, model: Model) -> ModelState:
         parallel=plan.parallel if plan is not None else model.profile.parallel,
         forecasts=_forecasts(model),
         memory_mb=plan.memory_mb if plan is not None else None,
+        load_s=model.load_s,
         presence=_presence(model),
         feasible=reason is None,
         draining=model.draining,
@@ -136,6 +148,7 @@ def node_state(host: Host, seq: int) -> NodeState:
         models=[model_state(host, m) for m in host.models.values()],
         aliases=host.aliases,
         evictions=dict(host.evictions),
+        disks=host.disks,
         poisoned=host.inquest.convicted,
     )
 
@@ -162,7 +175,9 @@ def change(before: NodeState, after: NodeState, events: Sequence[LifecycleEvent]
     changed_devices = [d for d in after.devices if devices.get(d.uuid) != d]
     changed_models = [m for m in after.models if models.get(m.id) != m]
     gone = [m for m in models if m not in {m.id for m in after.models}]
-    head_changed = any(getattr(before, n) != getattr(after, n) for n in ("state", "build", "aliases", "poisoned"))
+    head_changed = any(
+        getattr(before, n) != getattr(after, n) for n in ("state", "build", "aliases", "disks", "poisoned")
+    )
     if not (changed_devices or changed_models or gone or head_changed or events):
         return None
     return NodeState(
@@ -178,6 +193,7 @@ def change(before: NodeState, after: NodeState, events: Sequence[LifecycleEvent]
         gone=gone,
         aliases=after.aliases,
         evictions=after.evictions,
+        disks=after.disks,
         events=list(events),
         poisoned=after.poisoned,
     )

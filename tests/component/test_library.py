@@ -2,6 +2,7 @@
 
 import os
 import queue
+import shutil
 import struct
 import time
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 from gguf.constants import GGML_QUANT_SIZES
 
-from neuron.models import hub_cache
+from common.messages import DiskState
+from neuron.models import disks, hub_cache
 from neuron.models.header import BLOCKS, DamagedHeader, Header, read_header
 from neuron.models.library import Found, Library, Lookout
 from tests.support.gguf_files import CONTEXT, truncate, write_sharded, write_tiny
@@ -186,11 +188,27 @@ def test_a_path_that_is_no_folder_is_named(tmp_path: Path) -> None:
 
 def test_the_lookout_reports_until_it_is_stopped(tmp_path: Path) -> None:
     write_tiny(tmp_path / "m.gguf")
-    seen: queue.SimpleQueue[list[Found]] = queue.SimpleQueue()
-    lookout = Lookout(Library([tmp_path], Path("/nowhere")), seen.put)
+    seen: queue.SimpleQueue[tuple[list[Found], list[DiskState]]] = queue.SimpleQueue()
+    lookout = Lookout(Library([tmp_path], tmp_path / "yet to be made"), lambda *told: seen.put(told))
     lookout.start()
-    assert [m.id for m in seen.get(timeout=5)] == ["m"]
+    found, spaces = seen.get(timeout=5)
     lookout.stop()
+    assert [m.id for m in found] == ["m"]
+    space = shutil.disk_usage(tmp_path)
+    assert [(d.folder, d.total_mb) for d in spaces] == [(str(tmp_path), space.total // 2**20)]
+    assert spaces[0].free_mb == pytest.approx(space.free // 2**20, rel=0.2)
+
+
+def test_each_file_system_is_measured_once_and_one_that_cannot_be_asked_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> os.statvfs_result:
+        raise OSError(116, "Stale file handle", str(path))
+
+    folders = [tmp_path / "a" / "b", tmp_path, Path("/proc")]
+    assert [d.folder for d in disks.measure(folders)] == [str(tmp_path / "a" / "b"), "/proc"]
+    monkeypatch.setattr(os, "statvfs", fail)
+    assert disks.measure(folders) == []
 
 
 def test_a_folder_that_is_hidden_is_said_and_the_others_are_still_searched(

@@ -8,7 +8,18 @@ from prometheus_client import CollectorRegistry
 from common import gauges
 from common.errors import Code
 from common.gauges import Seen
-from common.messages import DeviceState, EndedItem, Job, ModelState, NodeState, ReplicaState, StartedItem, Text, Timings
+from common.messages import (
+    DeviceState,
+    DiskState,
+    EndedItem,
+    Job,
+    ModelState,
+    NodeState,
+    ReplicaState,
+    StartedItem,
+    Text,
+    Timings,
+)
 from cortex.access.access import Identity
 from cortex.fleet.record import GAP_BOUNDS_S, Record
 from cortex.metrics.requests import RequestMetrics, Tallied
@@ -24,6 +35,7 @@ class Exchange:
         self.verdict = verdict
         self.call = call
         self.known_model = known_model
+        self.reasoning_tokens = 0
         self.began_at = 100.0
         self.identity = Identity("10.0.0.1", "use", is_anonymous=True)
 
@@ -63,11 +75,14 @@ def test_a_request_counts_once_with_its_tokens_and_times() -> None:
     for at in (100.5, 100.54, 100.56):
         record.add("a", 1, at)
     record.end("a", ended("a", 3))
-    registry = measured(Exchange(call=Call(record, 3, 100.5)))
+    exchange = Exchange(call=Call(record, 3, 100.5))
+    exchange.reasoning_tokens = 2
+    registry = measured(exchange)
     assert registry.get_sample_value("helexa_requests_total", {**WHERE, "outcome": "ok"}) == 1
     assert registry.get_sample_value("helexa_prompt_tokens_total", WHERE) == 7
     assert registry.get_sample_value("helexa_cached_tokens_total", WHERE) == 3
     assert registry.get_sample_value("helexa_completion_tokens_total", WHERE) == 3
+    assert registry.get_sample_value("helexa_reasoning_tokens_total", WHERE) == 2
     assert registry.get_sample_value("helexa_key_requests_total", {"key": "anonymous"}) == 1
     assert registry.get_sample_value("helexa_key_tokens_total", {"key": "anonymous", "kind": "completion"}) == 3
     assert registry.get_sample_value("helexa_time_to_first_token_seconds_sum", WHERE) == pytest.approx(0.5)
@@ -179,15 +194,19 @@ def test_a_device_tells_bytes_and_what_is_unknown_is_left_out() -> None:
         restarts=2,
         hangs=1,
         tokens=500,
+        prompt_tokens=90,
+        cached_tokens=60,
         xids=4,
     )
     replicas = [
-        ReplicaState(device="u", status="loaded", sequences=3, kv_used=100),
+        ReplicaState(device="u", status="loaded", sequences=3, kv_used=100, cpu_layers=13),
         ReplicaState(device="v", status="loading"),
     ]
     model = ModelState(id="m", status="loaded", running=1, queued=2, replicas=replicas)
-    state = NodeState(incarnation="i", seq=1, full=True, name="x", version="1", devices=[device], models=[model],
-                      evictions={"room": 3})  # fmt: skip
+    away = ModelState(id="away", status="unloaded", load_s=4.5)
+    disks = [DiskState(folder="/models", total_mb=1000, free_mb=10)]
+    state = NodeState(incarnation="i", seq=1, full=True, name="x", version="1", devices=[device], models=[model, away],
+                      evictions={"room": 3}, disks=disks)  # fmt: skip
     samples = told([Seen("beast", True, state)])
     labels = ("beast", "u", "GPU")
     assert samples["helexa_node_up", ("beast",)] == 1
@@ -202,6 +221,15 @@ def test_a_device_tells_bytes_and_what_is_unknown_is_left_out() -> None:
     assert samples["helexa_device_xid_errors_total", labels] == 4
     assert samples["helexa_model_batch_sequences", ("beast", "m")] == 3
     assert samples["helexa_model_kv_used_tokens", ("beast", "m")] == 100
+    assert samples["helexa_engine_prompt_tokens_total", labels] == 90
+    assert samples["helexa_engine_cached_tokens_total", labels] == 60
+    assert samples["helexa_model_cpu_layers", ("beast", "m")] == 13
+    assert samples["helexa_disk_bytes", ("beast", "/models")] == 1000 * 2**20
+    assert samples["helexa_disk_free_bytes", ("beast", "/models")] == 10 * 2**20
+    swapped = {name: samples.get((f"helexa_model_{name}", ("beast", "away"))) for name in (
+        "replicas", "running_jobs", "kv_used_tokens", "batch_sequences", "load_seconds", "cpu_layers")}  # fmt: skip
+    assert swapped == {"replicas": 0, "running_jobs": 0, "kv_used_tokens": 0, "batch_sequences": 0,
+                       "load_seconds": 4.5, "cpu_layers": None}  # fmt: skip
 
 
 def test_a_neuron_that_is_away_tells_nothing_but_that() -> None:
