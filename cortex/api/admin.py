@@ -1,6 +1,7 @@
-"""The fleet's administration over HTTP: load, unload, pin, unpin, drain, undrain. Only with an admin key."""
+"""The fleet's administration over HTTP: what models and devices are to do. Only with an admin key."""
 
 from collections.abc import AsyncIterator
+from typing import get_args
 
 import falcon
 import falcon.asgi
@@ -13,7 +14,7 @@ from cortex.fleet.contract import Errand, Fleet, Order, Step, Verb
 MAX_BODY = 65536
 PING_S = 2.0
 """An empty line after this much silence, for clients that wait with a limit."""
-VERBS: tuple[Verb, ...] = ("load", "unload", "pin", "unpin", "drain", "undrain")
+VERBS: tuple[Verb, ...] = get_args(Verb)
 _order = msgspec.json.Decoder(Order)
 _line = msgspec.json.Encoder()
 
@@ -48,7 +49,7 @@ def read_order(body: bytes) -> Order:
     try:
         return _order.decode(body or b"{}")
     except msgspec.ValidationError as error:
-        raise RequestError(Code.INVALID_VALUE, f"{error}; allowed: model, node, device, replace") from None
+        raise RequestError(Code.INVALID_VALUE, f"{error}; allowed: model, node, device, replace, for_s") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(Code.INVALID_JSON, f"the body is not valid JSON: {error}") from None
 

@@ -1,4 +1,4 @@
-"""`cortex load`, `unload`, `pin`, `unpin`, `drain`, `undrain`: orders to the fleet through the gateway."""
+"""`cortex load`, `unload`, `pin`, `drain`, `pause` and the like: orders to the fleet through the gateway."""
 
 import argparse
 import contextlib
@@ -14,6 +14,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from common.durations import parse_duration
 from cortex.cli.fleet import DONE, FAILED, NO_ANSWER, TIMEOUT_S, connect, explain, explain_silence, trusted
 
 SILENCE_S = 30.0
@@ -25,6 +26,9 @@ HELP = {
     "unpin": "end a pin",
     "drain": "no new jobs for a node, one of its devices, or a model",
     "undrain": "end a drain",
+    "pause": "leave a device to other programs: finish its jobs, unload its models, end its worker",
+    "resume": "end a pause, and load again what the device held",
+    "restart": "end a device's worker and start another",
 }
 
 
@@ -39,7 +43,10 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     """Add the commands to the command line's grammar."""
     for verb, text in HELP.items():
         command = commands.add_parser(verb, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        if verb in ("drain", "undrain"):
+        if verb in ("pause", "resume", "restart"):
+            command.add_argument("node", metavar="NODE", help="a neuron")
+            command.add_argument("device", metavar="UUID", help="its device, as status shows it")
+        elif verb in ("drain", "undrain"):
             command.add_argument(
                 "node", nargs="?", metavar="NODE", help="a neuron, or with --device one of its devices"
             )
@@ -47,11 +54,14 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         else:
             command.add_argument("model", metavar="MODEL", help="id or alias")
             command.add_argument("--node", metavar="NODE", help="on this neuron only")
-        if verb not in ("pin", "unpin"):
+        if verb in ("load", "unload", "drain", "undrain"):
             command.add_argument("--device", metavar="UUID", help="on this device only, as status shows it")
         if verb == "load":
             command.add_argument("--replace", action="store_true", default=None,
                                  help="also where it is loaded: with the newest profile")  # fmt: skip
+        if verb == "pause":
+            command.add_argument("--for", dest="for_s", type=parse_duration, metavar="TIME",
+                                 help="for example 90m, 2h, 1d (default: until resume)")  # fmt: skip
         add_gateway(command)
 
 
@@ -65,7 +75,9 @@ def add_gateway(command: argparse.ArgumentParser) -> None:
 def order(verb: str, arguments: argparse.Namespace) -> int:
     """Give an order and print what the neurons say; return the exit status. Raises ConfigError."""
     url, headers = connect(arguments.url, arguments.config)
-    wanted = {k: v for k in ("model", "node", "device", "replace") if (v := getattr(arguments, k, None)) is not None}
+    wanted = {
+        k: v for k in ("model", "node", "device", "replace", "for_s") if (v := getattr(arguments, k, None)) is not None
+    }
     limits = httpx.Timeout(TIMEOUT_S, read=SILENCE_S)
     try:
         ask = functools.partial(httpx.stream, "POST", json=wanted, headers=headers, verify=trusted(arguments.config))

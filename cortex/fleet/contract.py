@@ -10,9 +10,10 @@ Whoever holds a Call closes it; closing aborts what still runs, and is idempoten
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
+from msgspec import Meta
 
 from common.catalogue import Alias
 from common.errors import Code, RequestError
@@ -60,7 +61,7 @@ class Health(msgspec.Struct, frozen=True):
     reasons: list[str]
 
 
-Verb = Literal["load", "unload", "pin", "unpin", "drain", "undrain"]
+Verb = Literal["load", "unload", "pin", "unpin", "drain", "undrain", "pause", "resume", "restart"]
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +72,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     device: str | None = None
     replace: bool = False
     """Of a load: also where it is loaded, with the newest profile."""
+    for_s: Annotated[float, Meta(gt=0)] | None = None
+    """Of a pause: it ends after so many seconds; None: when it is resumed."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

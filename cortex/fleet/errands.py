@@ -7,7 +7,21 @@ from typing import Literal
 from common.catalogue import Profile
 from common.errors import Code, RequestError
 from common.ids import new_job_id
-from common.messages import Done, Drain, Load, Pin, Progress, Refused, ToNeuron, Undrain, Unload, Unpin
+from common.messages import (
+    Done,
+    Drain,
+    Load,
+    Pause,
+    Pin,
+    Progress,
+    Refused,
+    RestartWorker,
+    Resume,
+    ToNeuron,
+    Undrain,
+    Unload,
+    Unpin,
+)
 from cortex.fleet.contract import Order, Step, Verb
 from cortex.fleet.link import Answer, Link
 from cortex.fleet.routing import is_coming
@@ -29,6 +43,8 @@ def plan(verb: Verb, order: Order, nodes: Mapping[str, Node], profile: Profile |
         raise RequestError(Code.MISSING_FIELD, "node: a device is named together with its neuron", param="node")
     if verb in ("drain", "undrain"):
         return _plan_drain(verb, order, nodes)
+    if verb in ("pause", "resume", "restart"):
+        return _plan_device(verb, order)
     model = order.model
     if model is None:
         raise RequestError(Code.MISSING_FIELD, f"model: {verb} needs one", param="model")
@@ -82,6 +98,18 @@ def _plan_drain(verb: Verb, order: Order, nodes: Mapping[str, Node]) -> dict[str
         raise RequestError(Code.MISSING_FIELD, f"node: {verb} needs a neuron or a model", param="node")
     scope: Literal["node", "device"] = "node" if order.device is None else "device"
     return {order.node: lambda request: kind(request=request, scope=scope, target=order.device)}
+
+
+def _plan_device(verb: Verb, order: Order) -> dict[str, Make]:
+    node, device = order.node, order.device
+    if node is None or device is None:
+        raise RequestError(Code.MISSING_FIELD, f"device: {verb} needs a device and its neuron", param="device")
+    match verb:
+        case "pause":
+            return {node: lambda request: Pause(request=request, device=device, for_s=order.for_s)}
+        case "resume":
+            return {node: lambda request: Resume(request=request, device=device)}
+    return {node: lambda request: RestartWorker(request=request, device=device)}
 
 
 class NeuronErrand:

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from common.durations import parse_duration
 from common.messages import (
     ClearCache,
     Done,
@@ -44,16 +45,12 @@ def _device(parser: argparse.ArgumentParser) -> None:
 def _pause(parser: argparse.ArgumentParser) -> None:
     _device(parser)
     parser.add_argument(
-        "--for", dest="for_s", type=_duration, metavar="TIME", help="for example 90m, 2h, 1d (default: until resume)"
+        "--for",
+        dest="for_s",
+        type=parse_duration,
+        metavar="TIME",
+        help="for example 90m, 2h, 1d (default: until resume)",
     )
-
-
-def _duration(text: str) -> float:
-    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    number, unit = text[:-1], text[-1:]
-    if unit not in seconds or not number.replace(".", "", 1).isdigit() or not float(number):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write for example 90m, 2h or 1d")
-    return float(number) * seconds[unit]
 
 
 def _optional_model(parser: argparse.ArgumentParser) -> None:

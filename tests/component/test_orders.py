@@ -58,6 +58,7 @@ def test_what_is_refused_before_anything_was_done_has_a_status_of_its_own() -> N
         (b"{", 400, "not valid JSON"),
         ({"modell": "m"}, 400, "modell"),
         ({"model": 7}, 400, "model"),
+        ({"for_s": -1}, 400, "for_s"),
         (b" " * 70_000, 413, "larger than"),
     ],
 )
@@ -215,6 +216,9 @@ def line(**step: Any) -> bytes:
         ("drain a", "/fleet/drain", {"node": "a"}),
         ("drain a --device d", "/fleet/drain", {"node": "a", "device": "d"}),
         ("undrain --model m", "/fleet/undrain", {"model": "m"}),
+        ("pause a d --for 2h", "/fleet/pause", {"node": "a", "device": "d", "for_s": 7200.0}),
+        ("resume a d", "/fleet/resume", {"node": "a", "device": "d"}),
+        ("restart a d", "/fleet/restart", {"node": "a", "device": "d"}),
     ],
 )
 def test_a_command_becomes_an_order(
@@ -223,7 +227,7 @@ def test_a_command_becomes_an_order(
     capsys: pytest.CaptureFixture[str],
     command: str,
     path: str,
-    body: dict[str, str],
+    body: dict[str, Any],
 ) -> None:
     gateway.body = b"\n" + line(state="progress", text="half", fraction=0.5) + line(state="done", text="it is done")
     assert cortex(*command.split()) == 0

@@ -138,6 +138,23 @@ def test_a_node_is_drained_and_taken_back(seen: Seen) -> None:
     card.locator(".row .state:text-is('up')").wait_for()
 
 
+def test_a_device_is_paused_resumed_and_restarted(seen: Seen) -> None:
+    seen.sign_in()
+    device = seen.page.locator(".node", has_text="quadbrat").locator(".device")
+    device.locator(".pause").click()
+    seen.page.locator("#confirm button[value=yes]").click()
+    device.locator(".reason:has-text('paused')").wait_for()
+    device.locator(".state:has-text('stopped')").wait_for()
+    device.locator(".pause:text-is('Resume')").click()
+    device.locator(".state:has-text('ready')").wait_for()
+    device.locator(".legend li:has-text('smollm2-135m')").wait_for()
+    before = seen.show.neurons["quadbrat"].status()["state"]["devices"][0]["worker_pid"]
+    device.locator(".restart").click()
+    seen.page.locator("#confirm button[value=yes]").click()
+    seen.page.wait_for_selector("#notice:has-text('has a new worker')")
+    assert seen.show.neurons["quadbrat"].status()["state"]["devices"][0]["worker_pid"] not in (None, before)
+
+
 def test_names_and_answers_are_text_whatever_they_contain(seen: Seen) -> None:
     seen.sign_in()
     page = seen.page

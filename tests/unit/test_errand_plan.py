@@ -6,7 +6,7 @@ import pytest
 
 from common.catalogue import Profile
 from common.errors import Code, RequestError
-from common.messages import Drain, Load, Pin, Undrain, Unload
+from common.messages import Drain, Load, Pause, Pin, RestartWorker, Resume, Undrain, Unload
 from cortex.fleet.contract import Order, Verb
 from cortex.fleet.errands import plan
 from cortex.fleet.view import LinkState, Node
@@ -65,6 +65,13 @@ def test_a_drain_is_of_a_neuron_one_of_its_devices_or_a_model() -> None:
     assert asked("drain", nodes, model="m") == {"a": Drain(request="r", scope="model", target="m")}
 
 
+def test_a_pause_and_a_restart_are_of_one_device_of_a_neuron() -> None:
+    nodes, place = fleet(a="loaded", b=None), {"node": "b", "device": "d"}
+    assert asked("pause", nodes, **place, for_s=60.0) == {"b": Pause(request="r", device="d", for_s=60.0)}
+    assert asked("resume", nodes, **place) == {"b": Resume(request="r", device="d")}
+    assert asked("restart", nodes, **place) == {"b": RestartWorker(request="r", device="d")}
+
+
 @pytest.mark.parametrize(
     ("verb", "order", "code", "param"),
     [
@@ -72,6 +79,9 @@ def test_a_drain_is_of_a_neuron_one_of_its_devices_or_a_model() -> None:
         ("load", {"model": "m", "node": "x"}, Code.NOT_FOUND, "node"),
         ("load", {"model": "m", "device": "d"}, Code.MISSING_FIELD, "node"),
         ("drain", {}, Code.MISSING_FIELD, "node"),
+        ("pause", {}, Code.MISSING_FIELD, "device"),
+        ("restart", {"node": "a"}, Code.MISSING_FIELD, "device"),
+        ("resume", {"node": "x", "device": "d"}, Code.NOT_FOUND, "node"),
         ("drain", {"model": "m", "node": "a", "device": "d"}, Code.INVALID_VALUE, "device"),
     ],
 )

@@ -92,13 +92,21 @@ function updateNode(card, node) {
   say(card.querySelector(".drain"), isDraining ? "Undrain" : "Drain");
   card.querySelector(".drain").setAttribute("aria-label", `${isDraining ? "undrain" : "drain"} ${node.name}`);
   say(card.querySelector(".what"), [node.endpoint, told.version && `neuron ${told.version}`, told.build, node.error].filter(Boolean).join(" · "));
-  sync(card.querySelector(".devices"), node.link === "down" ? [] : told.devices || [], (d) => d.uuid, makeDevice, (box, d) => updateDevice(box, d, told.models || []));
+  sync(card.querySelector(".devices"), node.link === "down" ? [] : told.devices || [], (d) => d.uuid, (d) => makeDevice(node.name, d.uuid), (box, d) => updateDevice(box, d, told.models || []));
 }
 
-function makeDevice() {
+function makeDevice(node, uuid) {
   const box = make("div", "device");
   const head = make("p");
-  head.append(make("span", "label"), make("span", "state"));
+  const pause = button("Pause", (b) => {
+    const verb = box.dataset.paused ? "resume" : "pause";
+    act(b, verb, { node, device: uuid }, verb === "pause" ? `Pause ${uuid} on ${node}? Its jobs end first, its models are unloaded, and it is left alone until it is resumed.` : "");
+  });
+  const restart = button("Restart", (b) => act(b, "restart", { node, device: uuid }, `Restart the worker of ${uuid} on ${node}? Its running jobs go on elsewhere, or from where they were.`));
+  pause.className = "small pause";
+  restart.className = "small restart";
+  restart.setAttribute("aria-label", `restart ${uuid} on ${node}`);
+  head.append(make("span", "label"), make("span", "state"), pause, restart);
   const bar = make("div", "bar");
   bar.setAttribute("role", "img");
   const foot = make("p", "dim");
@@ -125,6 +133,11 @@ function updateDevice(box, device, models) {
   const state = box.querySelector(".state");
   say(state, device.state + busy + (device.restarts ? ` · ${device.restarts} restarts` : ""));
   state.className = `state ${look(device.state)}`;
+  const isPaused = /^paused/.test(device.reason || "");
+  box.dataset.paused = isPaused ? "yes" : "";
+  const pause = box.querySelector(".pause");
+  say(pause, isPaused ? "Resume" : "Pause");
+  pause.setAttribute("aria-label", `${isPaused ? "resume" : "pause"} ${device.uuid}`);
   const parts = [...here.map((r) => ({ key: r.id, mb: r.memory_mb || 0, className: color(r.id) + (r.status === "loaded" ? "" : " moving") })), { key: "\u0000other", mb: other, className: "other" }];
   const bar = box.querySelector(".bar");
   sync(bar, parts.filter((p) => p.mb > 0), (p) => p.key, () => make("span"), (span, p) => {
