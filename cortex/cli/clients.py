@@ -21,7 +21,7 @@ import httpx
 import orjson
 
 from common.errors import ConfigError
-from cortex.cli import orders
+from cortex.cli import jsonc, orders
 from cortex.cli.fleet import DONE, FAILED, NO_ANSWER, TIMEOUT_S, connect, explain, explain_silence, trusted
 
 PROVIDER = "helexa"
@@ -211,10 +211,13 @@ def read_offer(url: str, key: str, entries: list[dict[str, Any]], wanted: str | 
 
 
 def write(file: Path, made: dict[str, Any] | str) -> Path | None:
-    """Write or merge settings; return the backup of what was there. Raises ConfigError for a file that is no JSON."""
+    """Write or merge settings; return the backup of what was there. Raises ConfigError for a file that is no JSON.
+
+    Comments stay where they are.
+    """
     try:
         before = file.read_bytes() if file.exists() else None
-        text = made if isinstance(made, str) else _json(merge(_parse(file, before), made))
+        text = made if isinstance(made, str) else jsonc.merge((before or b"").decode(), made, PROVIDER)
         backup = None
         if before is not None:
             backup = file.with_name(f"{file.name}.{time.strftime('%Y%m%d-%H%M%S')}.bak")
@@ -223,32 +226,9 @@ def write(file: Path, made: dict[str, Any] | str) -> Path | None:
         _replace(file, text.encode())
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{file}: is no JSON: {error}; run without --write, and copy what is printed") from None
     return backup
-
-
-def _parse(file: Path, data: bytes | None) -> dict[str, Any]:
-    if data is None or not data.strip():
-        return {}
-    try:
-        content = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise ConfigError(
-            f"{file}: is no plain JSON ({error}; comments would be lost): run without --write, and copy what is printed"
-        ) from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file}: must hold an object")
-    return content
-
-
-def merge(there: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
-    """Return `there` with what is `made` put over it, object by object; everything else stays."""
-    result = dict(there)
-    for key, value in made.items():
-        known = result.get(key)
-        is_ours = key == PROVIDER  # as a whole: a model that is gone shall not stay
-        both = isinstance(known, dict) and isinstance(value, dict) and not is_ours
-        result[key] = merge(known, value) if both else value  # type: ignore[arg-type]
-    return result
 
 
 def _replace(file: Path, data: bytes) -> None:

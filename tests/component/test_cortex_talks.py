@@ -1,6 +1,7 @@
 """cortex chat, bench, setup and report against a scripted gateway."""
 
 import io
+import re
 import stat
 import sys
 import tarfile
@@ -254,15 +255,27 @@ def test_written_settings_are_merged_after_a_backup(
     assert tomllib.loads((tmp_path / ".codex/helexa.config.toml").read_text())["model"] == "small"
 
 
-def test_a_file_with_comments_is_left_alone(tmp_path: Path) -> None:
+def test_settings_with_comments_keep_them(cortex: Callable[..., int], tmp_path: Path) -> None:
+    file = tmp_path / ".config/zed/settings.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('// Zed settings\n{\n  "theme": "x", // mine\n  "agent": {"dock": "left",},\n}\n')
+    assert cortex("setup", "zed", "--write") == 0
+    text = file.read_text()
+    assert text.startswith('// Zed settings\n{\n  "theme": "x", // mine\n  "agent": {"dock": "left",')
+    plain = re.sub(r"(?m)^// Zed.*$|// mine$|,(?=\s*[}])", "", text)
+    assert orjson.loads(plain)["agent"] == {"dock": "left", "default_model": {"provider": "helexa", "model": "small"}}
+    again = text
+    assert cortex("setup", "zed", "--write") == 0
+    assert file.read_text() == again
+
+
+def test_a_file_that_is_no_json_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
-    file.write_text('{\n  // mine\n  "theme": "x"\n}')
-    with pytest.raises(ConfigError, match="comments would be lost"):
-        clients.write(file, {"a": 1})
-    assert list(tmp_path.iterdir()) == [file]
-    file.write_text("[1]")
-    with pytest.raises(ConfigError, match="object"):
-        clients.write(file, {"a": 1})
+    for text, words in (("{torn", "line 1"), ("[1]", "object")):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            clients.write(file, {"a": 1})
+        assert [p.read_text() for p in tmp_path.iterdir()] == [text]
 
 
 def test_a_model_that_is_not_there_is_named_with_those_that_are(
