@@ -16,6 +16,8 @@ from cortex.acp.workspace import Access, Workspace
 
 OUTPUT_LIMIT = 30_000
 BASH_TIMEOUT_S = 600
+_END = 200
+"""Characters for how a command ended, and for how much of its output was cut: what is limited twice says it wrongly."""
 _STATUSES = ("pending", "in_progress", "completed")
 
 
@@ -191,7 +193,7 @@ def _told(ran: Ran, timeout_s: float) -> str:
     end = f"killed by {ran.signal}" if ran.signal else f"exit status {ran.status}"
     if ran.is_timed_out:
         end = f"killed after {timeout_s:g} s"
-    text = f"{limit(ran.output)}\n[{end}]".lstrip("\n")
+    text = f"{limit(ran.output, OUTPUT_LIMIT - _END)}\n[{end}]".lstrip("\n")
     if ran.is_timed_out or ran.signal or ran.status:
         raise ToolError(text)
     return text

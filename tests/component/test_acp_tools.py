@@ -99,6 +99,19 @@ def test_bash_runs_in_the_editors_terminal_and_shows_it(tmp_path: Path) -> None:
     play(tmp_path, scenario, call("bash", command="pwd -P"))
 
 
+def test_long_output_is_cut_in_its_middle_and_says_by_how_much(tmp_path: Path) -> None:
+    async def scenario(editor: ScriptedEditor, upstream: ScriptedUpstream, session: str) -> None:
+        await editor.stop_reason(session, "run")
+        text = result(upstream)
+        cut = int(text.split("[… ")[1].split(" characters")[0])
+        assert len(text) < 31_000
+        assert cut == len("".join(f"{n}\n" for n in range(1, 20001))) - 29_800
+        assert text.startswith("1\n2\n")
+        assert text.endswith("20000\n\n[exit status 0]")
+
+    play(tmp_path, scenario, call("bash", command="seq 1 20000"))
+
+
 def test_a_command_that_takes_too_long_is_killed_and_says_so(tmp_path: Path) -> None:
     async def scenario(editor: ScriptedEditor, upstream: ScriptedUpstream, session: str) -> None:
         await editor.stop_reason(session, "run")

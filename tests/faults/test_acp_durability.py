@@ -15,7 +15,7 @@ from tests.support.harness import ROOT
 from tests.support.scripted_editor import ScriptedEditor, stall
 from tests.support.scripted_upstream import Round, ScriptedUpstream
 
-PLACES = ("headers", "stream", "tool", "permission")
+PLACES = ("headers", "stream", "tool", "permission", "file")
 
 
 def reading(number: int) -> Round:
@@ -31,6 +31,8 @@ def stalling(place: str) -> Round:
             return Round("never comes to its end", stall="body", cut=300)
         case "tool":
             return Round("running", [("call_0", "bash", {"command": "true"})])
+        case "file":
+            return Round("reading on", [("call_0", "read_file", {"path": "stuck.txt"})])
     return Round("asking", [("call_0", "write_file", {"path": "b.txt", "content": "b"})])
 
 
@@ -43,6 +45,10 @@ async def wedge(editor: ScriptedEditor, upstream: ScriptedUpstream, place: str, 
         await editor.wait_asked("terminal/wait_for_exit", asked)
     elif place == "permission":
         await editor.wait_asked("session/request_permission", asked)
+    elif place == "file":
+        await editor.wait_until(
+            lambda: sum(p.get("path", "").endswith("stuck.txt") for _, p in editor.asked) >= asked, "the stuck file"
+        )
 
 
 def set_stalls(editor: ScriptedEditor, place: str) -> None:
@@ -51,6 +57,12 @@ def set_stalls(editor: ScriptedEditor, place: str) -> None:
         editor.on["terminal/wait_for_exit"] = stall
     if place == "permission":
         editor.on["session/request_permission"] = stall
+    if place == "file":
+        (editor.workspace / "stuck.txt").write_text("never comes")
+        read = editor.on["fs/read_text_file"]
+        editor.on["fs/read_text_file"] = lambda asked: (
+            stall(asked) if asked["path"].endswith("stuck.txt") else read(asked)
+        )
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -108,7 +120,7 @@ def test_a_second_prompt_or_a_cancel_ends_a_wedged_one_within_a_second(tmp_path:
             assert [e["content"] for e in history if e["role"] == "user"] == ["first", "second", "third"]
             assert unpaired(history) == set()
             cancelled = [e for e in history if e["role"] == "tool" and e["content"].startswith("cancelled")]
-            assert len(cancelled) == (2 if place in ("tool", "permission") else 0)
+            assert len(cancelled) == (2 if place in ("tool", "permission", "file") else 0)
             assert [e["content"] for e in history if e.get("partial")] == (
                 [editor_text(place)] * 2 if place == "stream" else []
             )
@@ -140,6 +152,23 @@ def test_a_hundred_prompts_without_waiting_leave_one_answer_and_every_message(tm
         asyncio.run(scenario(upstream))
 
 
+def test_a_wedged_session_holds_up_no_other(tmp_path: Path) -> None:
+    async def scenario(upstream: ScriptedUpstream) -> None:
+        async with ScriptedEditor(tmp_path, upstream.url) as editor:
+            set_stalls(editor, "permission")
+            first, second = await editor.new(), await editor.new()
+            wedged = editor.prompt(first, "first")
+            await wedge(editor, upstream, "permission", 1)
+            assert await editor.stop_reason(second, "second") == "end_turn"
+            assert not wedged.done()
+            assert [e["role"] for e in editor.history(second)] == ["user", "assistant"]
+            editor.notify("session/cancel", sessionId=first)
+            assert (await asyncio.wait_for(wedged, 5))["stopReason"] == "cancelled"
+
+    with ScriptedUpstream(stalling("permission")) as upstream:
+        asyncio.run(scenario(upstream))
+
+
 def test_loading_a_live_session_ends_its_wedged_prompt(tmp_path: Path) -> None:
     async def scenario(upstream: ScriptedUpstream) -> None:
         async with ScriptedEditor(tmp_path, upstream.url) as editor:
@@ -154,7 +183,9 @@ def test_loading_a_live_session_ends_its_wedged_prompt(tmp_path: Path) -> None:
         asyncio.run(scenario(upstream))
 
 
-@pytest.mark.parametrize(("place", "last"), [("headers", "prompt round: streaming"), ("tool", "dispatch tool")])
+@pytest.mark.parametrize(
+    ("place", "last"), [("headers", "prompt round: streaming"), *((p, "dispatch tool") for p in PLACES[2:])]
+)
 def test_the_log_alone_shows_where_a_turn_hangs(tmp_path: Path, place: str, last: str) -> None:
     async def scenario(upstream: ScriptedUpstream) -> str:
         async with ScriptedEditor(tmp_path, upstream.url) as editor:
@@ -166,7 +197,7 @@ def test_the_log_alone_shows_where_a_turn_hangs(tmp_path: Path, place: str, last
             assert [text for text, _ in lines] == [
                 "prompt round: streaming", "dispatch tool", "dispatch tool complete",
                 "prompt round complete; persisting", "prompt round: streaming",
-                *(["dispatch tool"] if place == "tool" else []),
+                *(["dispatch tool"] if last == "dispatch tool" else []),
             ]  # fmt: skip
             assert all(found["session"] == session for _, found in lines)
             assert lines[0][1].keys() == {"session", "round", "of", "history_turns"}

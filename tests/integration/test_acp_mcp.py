@@ -1,7 +1,7 @@
 """The MCP servers that the editor gives a session: real ones of the official SDK."""
 
 import asyncio
-import os
+import socket
 import subprocess
 import sys
 import time
@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
-import pytest
 
 from cortex.acp.history import unpaired
 from tests.support.harness import ROOT, free_port
@@ -87,16 +85,16 @@ def test_the_model_calls_a_servers_tools_with_permission_and_the_server_ends_wit
 
 
 @contextmanager
-def serving() -> Iterator[int]:
+def serving(transport: str) -> Iterator[int]:
     port = free_port()
-    process = subprocess.Popen([sys.executable, PROGRAM, str(port)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, PROGRAM, transport, str(port)], stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + WAIT_S
         while True:
             try:
-                httpx.get(f"http://127.0.0.1:{port}/mcp")
+                socket.create_connection(("127.0.0.1", port), timeout=WAIT_S).close()
                 break
-            except httpx.ConnectError:
+            except ConnectionRefusedError:
                 assert time.monotonic() < deadline, "the server does not listen"
                 time.sleep(0.05)
         yield port
@@ -105,14 +103,28 @@ def serving() -> Iterator[int]:
         process.wait()
 
 
-@pytest.mark.skipif(not os.environ.get("HELEXA_LONG"), reason="the transport is the SDK's; HELEXA_LONG=1 runs it")
-def test_a_server_over_http_is_used_as_one_over_pipes(tmp_path: Path) -> None:
-    async def scenario(upstream: ScriptedUpstream, port: int) -> None:
+def test_servers_over_http_and_sse_are_used_as_one_over_pipes(tmp_path: Path) -> None:
+    async def scenario(upstream: ScriptedUpstream, http: int, sse: int) -> None:
         async with ScriptedEditor(tmp_path, upstream.url) as editor:
-            url = f"http://127.0.0.1:{port}/mcp"
-            session = await begin(editor, {"type": "http", "name": "my tools", "url": url, "headers": []})
+            session = await begin(
+                editor,
+                {"type": "http", "name": "over http", "url": f"http://127.0.0.1:{http}/mcp", "headers": []},
+                {"type": "sse", "name": "over sse", "url": f"http://127.0.0.1:{sse}/sse", "headers": []},
+                {"type": "sse", "name": "nobody", "url": f"http://127.0.0.1:{free_port()}/sse", "headers": []},
+            )
             assert await editor.stop_reason(session, "go") == "end_turn"
-            assert told(upstream) == ["2 + 3 = 5; no greeting"]
+            added, failed, again = told(upstream)
+            assert added == again == "2 + 3 = 5; no greeting"
+            assert "Error executing tool fail" in failed
+            assert "the MCP server nobody cannot be used" in editor.said()
 
-    with serving() as port, ScriptedUpstream(call("add", a=2, b=3)) as upstream:
-        asyncio.run(scenario(upstream, port))
+    rounds = [
+        Round(calls=[("c", f"mcp__{name}", arguments)])
+        for name, arguments in (
+            ("over_http__add", {"a": 2, "b": 3}),
+            ("over_sse__fail", {}),
+            ("over_sse__add", {"a": 2, "b": 3}),
+        )
+    ]
+    with serving("http") as http, serving("sse") as sse, ScriptedUpstream(*rounds) as upstream:
+        asyncio.run(scenario(upstream, http, sse))

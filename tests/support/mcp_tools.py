@@ -1,4 +1,4 @@
-"""An MCP server of the official SDK, for the agent to use: `python mcp_tools.py [PORT]`, stdio without a port."""
+"""An MCP server of the official SDK, for the agent to use: `python mcp_tools.py [http|sse PORT]`, else stdio."""
 
 import asyncio
 import os
@@ -37,7 +37,10 @@ async def hang(mark: str) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[1]))
-    else:
-        server.run()
+    match sys.argv[1:]:
+        case ["http", port]:
+            server.run("streamable-http", host="127.0.0.1", port=int(port))
+        case ["sse", port]:
+            server.run("sse", host="127.0.0.1", port=int(port))
+        case _:
+            server.run()

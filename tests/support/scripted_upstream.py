@@ -24,6 +24,8 @@ class Round:
     headers: dict[str, str] = field(default_factory=dict)
     stall: Literal["headers", "body"] | None = None
     """For ever: before the headers, or at `cut`."""
+    late_s: float = 0.0
+    """Before the headers."""
     pause_s: float = 0.0
     """Before each event of the stream."""
     cut: int | None = None
@@ -106,6 +108,7 @@ class ScriptedUpstream:
                 if now.stall == "headers":
                     upstream._closing.wait()
                     return
+                upstream._closing.wait(now.late_s)
                 content = now.body()
                 events = content[: now.cut].split(b"\n\n") if now.pause_s else [content[: now.cut]]
                 self._answer(now.status, {"Content-Type": "text/event-stream", **now.headers}, b"")
