@@ -58,7 +58,7 @@ test: check ## check, then all tests that need nothing but the venv
 
 test-all: $(VENV)/.test ## the tests that need more programs, which it installs; a skip is a failure
 	@sh tools/install-test-programs
-	HELEXA_REQUIRE_TOOLS=1 $(BIN)/python -m pytest -m "needs_node or needs_nginx or needs_systemd or needs_prometheus or needs_chromium or needs_rpm"
+	HELEXA_REQUIRE_TOOLS=1 $(BIN)/python -m pytest -m "needs_node or needs_nginx or needs_systemd or needs_prometheus or needs_chromium or needs_rpm or needs_index"
 
 lock: ## choose the versions that the packages vendor, and write rpm/lock/
 	$(PYTHON) tools/vendor.py lock

@@ -44,6 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("needs_index") and not os.environ.get(REQUIRE_TOOLS):
+        pytest.skip("it fetches packages from an index; `make test-all` does")
     for marker, tools in TOOLS.items():
         missing = [t for t in tools if shutil.which(t) is None]
         if item.get_closest_marker(marker) and missing:
