@@ -182,3 +182,16 @@ def test_beyond_loopback_a_neuron_wants_a_key_or_the_word_plaintext(tmp_path: Pa
     assert started.returncode == 1
     assert "neuron keygen" in started.stderr
     assert "security: plaintext" in started.stderr
+
+
+def test_neuronctl_shows_and_steers_with_a_key_and_not_without_one(neuron: Neuron, tmp_path: Path) -> None:
+    let_in(neuron, "admin", tmp_path / "admin")
+    mine = ("--key", str(tmp_path / "admin"), "--neuron-key", key_of(neuron).hex())
+    own = ("--key", str(neuron.folder / "keys" / "neuron.key"))  # root's way, on the host itself
+    for key in (mine, own):
+        assert neuron.ctl("load", "m", *key).returncode == 0
+        for words, shown in (("top --once --interval 0.1", "beast  serving"), ("workers", "CPU-0"), ("ping", "ms"),
+                             ("requests", ""), ("events", "model loaded"), ("logs CPU-0", "")):  # fmt: skip
+            done = neuron.ctl(*words.split(), *key)
+            assert (done.returncode, shown in done.stdout) == (0, True), f"{words}: {done.stdout}{done.stderr}"
+    assert neuron.ctl("top", "--once", "--timeout", "0.5").returncode == 3

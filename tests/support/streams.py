@@ -60,8 +60,9 @@ class Reading:
 class Stream(threading.Thread):
     """One streaming request in a thread; `started` is set with the first content."""
 
-    def __init__(self, url: str, body: dict[str, Any]) -> None:
+    def __init__(self, url: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         super().__init__(daemon=True)
+        self._headers = headers
         self._url = url
         self._body = {**body, "stream": True}
         self._is_wanted = True
@@ -72,7 +73,9 @@ class Stream(threading.Thread):
     def run(self) -> None:
         """Read until the end."""
         try:
-            with httpx.stream("POST", self._url, json=self._body, timeout=httpx.Timeout(120.0)) as response:
+            with httpx.stream(
+                "POST", self._url, json=self._body, headers=self._headers, timeout=httpx.Timeout(120.0)
+            ) as response:
                 self.reading.status = response.status_code
                 if response.status_code != 200:
                     self.reading.body = response.read().decode()
