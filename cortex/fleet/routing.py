@@ -4,7 +4,8 @@ Only neurons that hold the model are looked at, so the cost grows with its repli
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from common.ids import digest
 from common.messages import ModelState
@@ -14,12 +15,12 @@ LOAD_CAP = 1.25
 """A resident prefix counts while its replica has a free slot, or at most this many times the mean jobs a slot."""
 SLOW = 1.5
 """A replica whose jobs take so many times longer than the fastest one's is used when that one has no free slot."""
+_LIVE = frozenset({"loaded", "loading", "recovering"})
 DEFAULT_SERVICE_MS = 1000
 """Where nothing has been measured yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """A neuron that serves the model or will soon, and what speaks for it."""
 
     node: str
@@ -32,8 +33,7 @@ class Choice:
     """Jobs a slot."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Replica:
+class _Replica(NamedTuple):
     node: Node
     state: ModelState
     jobs: int
@@ -47,9 +47,7 @@ def can_take_work(node: Node) -> bool:
 
 def is_coming(state: ModelState) -> bool:
     """Say whether a neuron serves a model or will without being asked: it has the model, or jobs that wait for it."""
-    return state.status in ("loaded", "loading", "recovering") or (
-        state.status != "failed" and state.queued + state.running > 0
-    )
+    return state.status in _LIVE or (state.status != "failed" and state.queued + state.running > 0)
 
 
 def rank(nodes: Iterable[Node], model: str, chain: Sequence[str] = ()) -> list[Choice]:
@@ -73,7 +71,7 @@ def rank(nodes: Iterable[Node], model: str, chain: Sequence[str] = ()) -> list[C
     fair = LOAD_CAP * (sum(r.jobs for r in replicas) + 1) / sum(r.slots for r in replicas)
     fastest_ms = min((r.state.service_ms for r in replicas if r.state.service_ms), default=DEFAULT_SERVICE_MS)
     name = chain[1] if len(chain) > 1 else model
-    ranked: list[tuple[tuple[int, int, float, bool, float, float, str], Choice]] = []
+    ranked: list[tuple[tuple[bool, int, float, bool, float, float, str], Choice]] = []
     for replica in replicas:
         state, crowding = replica.state, replica.jobs / replica.slots
         service_ms = state.service_ms or fastest_ms
@@ -81,23 +79,29 @@ def rank(nodes: Iterable[Node], model: str, chain: Sequence[str] = ()) -> list[C
         shared = _shared(replica.node, model, chain)
         if wait_s > 0 and (replica.jobs + 1) / replica.slots > fair:
             shared = 0
-        choice = Choice(replica.node.name, state.status == "loaded", shared, wait_s, crowding)
+        is_loaded = state.status == "loaded"
         key = (
-            0 if choice.is_loaded else 1,
+            not is_loaded,
             -shared,
             wait_s,
             service_ms > SLOW * fastest_ms,
             crowding,
             (len(state.prefixes) + replica.node.sent(model)) / replica.slots,
-            digest(f"{name}\0{replica.node.name}".encode()),
+            _rendezvous(name, replica.node.name),
         )
-        ranked.append((key, choice))
+        ranked.append((key, Choice(replica.node.name, is_loaded, shared, wait_s, crowding)))
     ranked.sort(key=lambda pair: pair[0])
     return [choice for _, choice in ranked]
 
 
+@lru_cache(maxsize=4096)
+def _rendezvous(name: str, node: str) -> str:
+    """Return the hash of a conversation and a neuron; its later turns ask for the same."""
+    return digest(f"{name}\0{node}".encode())
+
+
 def _measure(node: Node, state: ModelState) -> _Replica:
-    live = sum(1 for r in state.replicas if r.status in ("loaded", "loading", "recovering"))
+    live = sum([r.status in _LIVE for r in state.replicas])
     return _Replica(
         node, state, state.running + state.queued + node.sent(state.id), max(1, live) * (state.parallel or 1)
     )
@@ -108,4 +112,8 @@ def _shared(node: Node, model: str, chain: Sequence[str]) -> int:
     if len(chain) < 2:
         return 0
     resident = node.prefixes(model)
-    return next((n for n in range(len(chain), 1, -1) if chain[n - 1] in resident), 0) if resident else 0
+    if resident:
+        for number in range(len(chain), 1, -1):
+            if chain[number - 1] in resident:
+                return number
+    return 0

@@ -13,6 +13,8 @@ class Ledger:
     """
 
     def __init__(self, capacities: dict[str, int | None]) -> None:
+        self.changes = 0
+        """Times that what is free may have changed."""
         self._capacities = dict(capacities)
         self._reserved: dict[tuple[str, str], int] = {}
         self._earmarked: dict[tuple[str, str], int] = {}
@@ -53,6 +55,7 @@ class Ledger:
 
     def withhold(self, device: str, memory_mb: int) -> None:
         """Give nobody what a model that is gone has not given back."""
+        self.changes += 1
         self._unreleased[device] = self.unreleased_mb(device) + memory_mb
 
     def unreleased_mb(self, device: str) -> int:
@@ -61,6 +64,7 @@ class Ledger:
 
     def restore(self, device: str) -> None:
         """Withhold nothing any more: the process that kept it has ended."""
+        self.changes += 1
         self._unreleased.pop(device, None)
 
     def earmark(self, device: str, model: str, memory_mb: int) -> None:
@@ -76,13 +80,16 @@ class Ledger:
         assert (device, model) not in self._reserved, f"{model} already has memory on {device}"
         assert self.can_hold(device, memory_mb), f"{memory_mb} MiB for {model} do not fit on {device}"
         self.forgo(device, model)
+        self.changes += 1
         self._reserved[device, model] = memory_mb
 
     def reconcile(self, device: str, model: str, memory_mb: int) -> None:
         """Replace a promise by what was measured, also where the device is then over-promised."""
         if (device, model) in self._reserved:
+            self.changes += 1
             self._reserved[device, model] = memory_mb
 
     def release(self, device: str, model: str) -> None:
         """End a promise; nothing happens if there is none."""
+        self.changes += 1
         self._reserved.pop((device, model), None)

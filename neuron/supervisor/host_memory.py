@@ -26,10 +26,16 @@ class HostMemory:
         self._host = host
         self._told: dict[str, int] = {}
         """By incarnation."""
+        self._seen: tuple[int, list[State]] | None = None
+        """What the shares were made from: the ledger's changes so far, and each worker's state."""
 
     def settle(self) -> None:
         """After an event: tell what has changed."""
         host = self._host
+        seen = (host.ledger.changes, [w.state for w in host.workers.values()])
+        if seen == self._seen:
+            return
+        self._seen = seen
         ready = {d: w for d, w in host.workers.items() if w.state in (State.READY, State.DRAINING)}
         share = share_mb(host)
         for device, worker in ready.items():

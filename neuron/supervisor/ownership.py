@@ -30,7 +30,7 @@ class Ownership:
     def settle(self) -> None:
         """After an event: hold, begin and complete what is due."""
         host = self._host
-        if host.stopping:
+        if host.stopping or not (host.owners or host.regroups or host.held or host.wants):
             return
         held = self._to_hold()
         released, host.held = host.held - held, held
