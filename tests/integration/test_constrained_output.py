@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
-from common.messages import ClearModelCache, Grammar, Sampling
+from common.formats.family import SYNTAXES, Family
+from common.formats.reasoning import THINK
+from common.messages import Chat, ClearModelCache, Grammar, Job, JsonSchema, Sampling
+from neuron.prep.calls import chat_grammar
 from neuron.prep.grammar import lint
 from neuron.prep.llama_vocabulary import LlamaVocabulary, open_vocabulary
 from neuron.prep.schema import object_grammar, schema_grammar
+from tests.support.schemas import ODD_SCHEMAS, SCHEMAS
 from tests.support.tasks import make_task
 from tests.support.worker_process import WorkerProcess
 
@@ -293,3 +297,15 @@ def test_log_probabilities_are_of_the_models_own_distribution(
     known = {e.text: e.logprob for e in told[0].top}
     assert [e.logprob for e in first.top] == pytest.approx([known[e.text] for e in first.top], abs=0.3)
     assert first.chosen.logprob < first.top[-1].logprob
+
+
+@pytest.mark.parametrize("name", sorted(SYNTAXES))
+def test_llama_cpp_reads_what_calls_and_answers_beside_them_are_held_to(name: str, vocabulary: LlamaVocabulary) -> None:
+    family = Family(None if name in ("harmony", "functionary") else THINK, SYNTAXES[name])
+    for schema in (*SCHEMAS, *ODD_SCHEMAS):
+        tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+        for choice, constraint in (("required", None), ("auto", JsonSchema(schema=schema))):
+            chat = Chat(messages=[], tools=tools, tool_choice=choice)  # type: ignore[arg-type]
+            job = Job(id="j", attempt=0, model="m", request_id="r", input=chat, constraint=constraint)
+            # Raises where llama.cpp cannot read it.
+            assert chat_grammar(job, chat, family, vocabulary, thinking_open=False) is not None

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import jsonschema
 import openai
 import pydantic
 import pytest
@@ -70,6 +71,21 @@ def test_the_clients_own_parser_and_stream_helper_read_the_answer(client: openai
         final = stream.get_final_completion()
     assert {"chunk", "content.delta", "content.done"} <= kinds
     assert isinstance(final.choices[0].message.parsed, Cat)
+
+
+def test_beside_tools_the_answer_is_json_or_a_call(client: openai.OpenAI) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "find", "parameters": SCHEMA}}]
+    for seed in range(3):
+        (choice,) = client.chat.completions.create(
+            model=MODEL, messages=ASK, tools=tools, response_format=FORMAT, seed=seed, max_tokens=300
+        ).choices
+        if choice.finish_reason == "tool_calls":
+            said = [c.function.arguments for c in choice.message.tool_calls or []]  # type: ignore[union-attr]
+        else:
+            assert choice.finish_reason == "stop"
+            said = [choice.message.content or ""]
+        for text in said:
+            jsonschema.validate(json.loads(text), SCHEMA)
 
 
 def test_a_grammar_holds_in_chat_and_completions(client: openai.OpenAI) -> None:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import strategies as st
 
 from common.errors import Code, RequestError, overflow
-from common.messages import Chat, EndedItem, StartedItem
+from common.messages import Chat, EndedItem, JsonSchema, StartedItem
 from cortex.api import errors
 from cortex.dialects.anthropic_messages import AnthropicMessages, MessageRequest
 from cortex.dialects.anthropic_models import anthropic_list
 from cortex.dialects.contract import Heading
-from cortex.fleet.contract import Events
+from cortex.fleet.contract import Events, Merged
 
 HEADING = Heading(id="42", model="real", created=1234)
 ASK: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
@@ -64,6 +64,12 @@ STREAMS: dict[str, tuple[list[Any], list[str], str]] = {
     ),
     "text then tool": ([started("+hermes"), "I look.\n" + call("f"), ended()], ["text", "tool_use"], "tool_use"),
     "two tools": ([started("+hermes"), *call("f"), "\n", *call("g"), ended()], ["tool_use", "tool_use"], "tool_use"),
+    "tool only": ([started("+hermes"), *call("f"), ended()], ["tool_use"], "tool_use"),
+    "resumed": (
+        [started("think+hermes", is_open=True), Merged("a b", 3), "c</think>", "d", ended()],
+        ["thinking", "text"],
+        "end_turn",
+    ),
     "cut in thinking": ([started("think+hermes", is_open=True), "half a", ended("length")], ["thinking"], "max_tokens"),
     "cut in a call": ([started("+hermes"), call("f")[:30], ended("length")], ["text"], "max_tokens"),
     "stop string": ([started(), "a", ended("stop_sequence", "X")], ["text"], "stop_sequence"),
@@ -214,6 +220,13 @@ def test_thinking_and_effort_reach_the_template() -> None:
     assert given.template_kwargs == {"enable_thinking": True, "thinking": True, "reasoning_effort": "low"}
     assert chat(thinking={"type": "disabled"}).template_kwargs == {"enable_thinking": False, "thinking": False}
     assert chat(thinking={"type": "enabled", "budget_tokens": 1024}).template_kwargs["enable_thinking"] is True
+
+
+def test_a_format_holds_the_answer_also_beside_tools() -> None:
+    form = {"type": "json_schema", "schema": {"type": "object"}}
+    generation = read(tools=[TOOL], output_config={"format": form}).generation
+    assert generation.constraint == JsonSchema(schema={"type": "object"})
+    assert generation.constraint_field == "output_config.format.schema"
 
 
 def test_only_the_checksum_of_the_billing_line_is_made_constant() -> None:

@@ -320,6 +320,7 @@ def test_a_format_holds_the_answer() -> None:
     assert generation.constraint == JsonSchema(schema={"type": "object"})
     assert generation.constraint_field == "text.format.schema"
     assert read(text={"format": {"type": "json_object"}}).generation.constraint == JsonObject()
+    assert read(text={"format": {"type": "json_object"}}, tools=[TOOL]).generation.constraint == JsonObject()
     assert read(text={"format": {"type": "text"}}).generation.constraint is None
     assert read(text={}).generation.constraint is None
 
