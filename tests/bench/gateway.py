@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ STREAMS = 100
 PACES = (25, 50, 100, 200, 300, 400, 500, 600, 800, 1000, 1250, 1500)
 """Tokens a second of each stream, until a side does not keep up."""
 ROUNDS = 3
+SLOTS = 16
+"""Of each engine where delays are measured: a hundred streams that all tick at once wait for each other first."""
 
 
 @dataclass
@@ -76,12 +79,12 @@ def _wait_for(port: int, limit_s: float = 120) -> None:
 
 
 @contextlib.contextmanager
-def ours(pace: float, workers: int = 1) -> Iterator[Side]:
+def ours(pace: float, slots: int = 0, workers: int = 1) -> Iterator[Side]:
     """Run `cortex serve` before a neuron that pushes."""
     port = free_port()
     with (
         tempfile.TemporaryDirectory() as folder,
-        _process(sys.executable, "-m", "tests.bench.pump", str(port), str(pace)),
+        _process(sys.executable, "-m", "tests.bench.pump", str(port), str(pace), str(slots)),
         Gateway(Path(folder), endpoints={"pump": f"tcp://127.0.0.1:{port}"}, workers=workers) as gateway,
     ):
         ends_at = time.monotonic() + 20
@@ -94,19 +97,19 @@ def ours(pace: float, workers: int = 1) -> Iterator[Side]:
 
 
 @contextlib.contextmanager
-def _stub(pace: float) -> Iterator[str]:
+def _stub(pace: float, slots: int) -> Iterator[str]:
     port = free_port()
-    with _process(sys.executable, "-m", "tests.bench.sse_stub", str(port), str(pace)):
+    with _process(sys.executable, "-m", "tests.bench.sse_stub", str(port), str(pace), str(slots)):
         _wait_for(port)
         yield f"http://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager
-def nginx(pace: float) -> Iterator[Side]:
+def nginx(pace: float, slots: int = 0) -> Iterator[Side]:
     """Run nginx before the stub, which is the limit of what relaying can be."""
     port, program = free_port(), shutil.which("nginx")
     assert program is not None, "nginx is missing (Debian: apt install nginx-light)"
-    with tempfile.TemporaryDirectory() as folder, _stub(pace) as upstream:
+    with tempfile.TemporaryDirectory() as folder, _stub(pace, slots) as upstream:
         config = Path(folder) / "nginx.conf"
         temp = " ".join(f"{k}_temp_path {folder}/{k};" for k in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         config.write_text(f"""
@@ -125,11 +128,11 @@ def nginx(pace: float) -> Iterator[Side]:
 
 
 @contextlib.contextmanager
-def litellm(pace: float) -> Iterator[Side]:
+def litellm(pace: float, slots: int = 0) -> Iterator[Side]:
     """Run LiteLLM's proxy before the stub."""
     assert LITELLM.exists(), "LiteLLM is missing; `make bench-gateway` installs it"
     port = free_port()
-    with tempfile.TemporaryDirectory() as folder, _stub(pace) as upstream:
+    with tempfile.TemporaryDirectory() as folder, _stub(pace, slots) as upstream:
         config = Path(folder) / "config.yaml"
         config.write_text(f"""
 model_list:
@@ -149,7 +152,7 @@ litellm_settings: {{telemetry: false}}
 
 
 @contextlib.contextmanager
-def bare(pace: float) -> Iterator[Side]:
+def bare(pace: float, _slots: int = 0) -> Iterator[Side]:
     """Run the bare ASGI application under gunicorn."""
     port = free_port()
     command = ("gunicorn", "-k", "asgi", "--asgi-loop", "uvloop", "-w", "1", "-b", f"127.0.0.1:{port}")
@@ -159,12 +162,15 @@ def bare(pace: float) -> Iterator[Side]:
         yield Side(f"http://127.0.0.1:{port}", psutil.Process(master.pid).children())
 
 
-Start = Callable[[float], contextlib.AbstractContextManager[Side]]
+Start = Callable[[float, int], contextlib.AbstractContextManager[Side]]
+"""With tokens a second of each stream, and the slots of the engines that they come from; 0: one engine for all."""
 
 
-def carry(start: Start, dialect: str, streams: int, pace: float, *, seconds: float = 3.0) -> dict[str, Any]:
+def carry(
+    start: Start, dialect: str, streams: int, pace: float, *, slots: int = 0, seconds: float = 3.0
+) -> dict[str, Any]:
     """Return what comes through at a pace."""
-    with start(pace) as side:
+    with start(pace, slots) as side:
         idle = side.rss()
         meter = readers.Meter(side.cpu_s, side.rss)
         counts, took, client_s = readers.read(side.url, dialect, MODEL, streams, seconds, meter)
@@ -177,6 +183,7 @@ def carry(start: Start, dialect: str, streams: int, pace: float, *, seconds: flo
         "reader_cores": round(client_s / took, 2),
         "delay_ms_p50": round(quantile(counts.delays_ms, 0.5), 2),
         "delay_ms_p99": round(quantile(counts.delays_ms, 0.99), 2),
+        "added_gap_ms_p99": round(quantile(counts.added_gaps_ms, 0.99), 2),
         "kib_stream": round((meter.rss - idle) / 1024 / streams, 1),
         "lost": counts.lost,
     }
@@ -203,13 +210,13 @@ def capacity(start: Start, dialect: str) -> dict[str, Any]:
 
 def first_bytes(start: Start, count: int = 500) -> list[float]:
     """Return milliseconds from a streaming request to its first byte, one request at a time."""
-    with start(0.0) as side:
+    with start(0.0, 0) as side:
         return readers.first_bytes(side.url, MODEL, count + 100)[100:]
 
 
 def requests_s(start: Start, seconds: float = 3.0) -> float:
     """Return answers a second that are not streamed, over 16 connections."""
-    with start(0.0) as side:
+    with start(0.0, 0) as side:
         return readers.requests_s(side.url, MODEL, 16, seconds)
 
 
@@ -238,9 +245,11 @@ def measure() -> dict[str, Any]:
         p99 = statistics.median(quantile(r, 0.99) for r in rounds)
         figures[f"{name} first byte ms"] = {"p50": round(p50, 3), "p99": round(p99, 3)}
         figures[f"{name} requests/s"] = round(statistics.median(answers[name]))
-    for streams, pace in ((1, 50), (10, 50), (100, 50), (1000, 10)):
-        figures[f"ours {streams} × {pace}/s"] = carry(ours, "openai", streams, pace, seconds=5)
-    figures["ours 2000 × 10/s, two processes"] = carry(
-        lambda pace: ours(pace, workers=2), "openai", 2000, 10, seconds=10
-    )
+    for streams, pace, slots in ((1, 50, SLOTS), (10, 50, SLOTS), (100, 50, SLOTS), (100, 50, 0), (1000, 10, SLOTS)):
+        for name in sides.keys() & {"ours", "nginx"}:
+            row = carry(sides[name], "openai", streams, pace, slots=slots, seconds=5)
+            figures[f"{name} {streams} × {pace}/s{'' if slots else ', in step'}"] = row
+    for slots in (SLOTS, 0):
+        row = carry(partial(ours, workers=2), "openai", 2000, 10, slots=slots, seconds=10)
+        figures[f"ours 2000 × 10/s, two processes{'' if slots else ', in step'}"] = row
     return figures

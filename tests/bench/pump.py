@@ -1,8 +1,8 @@
 """A neuron that pushes tokens at a given pace: what a gateway can carry shows behind it. A process of its own.
 
-`python -m tests.bench.pump PORT TOKENS_PER_S`: each job gets that many tokens a second, one a step, all jobs of a
-gateway in one message, as from an engine. A token's text is the time at which it was sent (monotonic ns), so the reader
-knows how long it was on its way.
+`python -m tests.bench.pump PORT TOKENS_PER_S [SLOTS]`: each job gets that many tokens a second, one a step, all jobs of
+a gateway in one message, as from an engine; with SLOTS there are several engines, each with steps of its own. A token's
+text is the time at which it was sent (monotonic ns), so the reader knows how long it was on its way.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ from common.messages import (
     Tokens,
 )
 from common.sockets import Channel, bus_router
+from tests.bench.ticks import Engines
 from tests.support.fake_neuron import model_state, node_state
 
 MODEL = "instant"
@@ -42,57 +43,54 @@ LIMIT = 100_000_000
 
 
 class _Stream:
-    __slots__ = ("at", "attempt", "job", "until")
+    __slots__ = ("at", "attempt", "gateway", "job", "until")
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.attempt, self.at = job.id, job.attempt, 0
+    def __init__(self, gateway: str, job: Job) -> None:
+        self.gateway, self.job, self.attempt, self.at = gateway, job.id, job.attempt, 0
         self.until = job.max_tokens or LIMIT
 
 
 class Pump:
     """The ROUTER, and the streams of each gateway."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", port: int, pace: float) -> None:
-        """`pace`: tokens a second of each stream; 0: all of them at once."""
-        self._loop = asyncio.get_running_loop()
-        self._period_s = 1 / pace if pace else 0.0
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", port: int, pace: float, slots: int) -> None:
+        """`pace`: tokens a second of each stream; 0: all of them at once. `slots`: see Engines."""
         self._streams: dict[str, dict[str, _Stream]] = {}
-        self._due = self._loop.time()
+        self._engines: Engines[_Stream] | None = Engines(pace, slots) if pace else None
         self._channel = Channel(bus_router(context, f"tcp://127.0.0.1:{port}"), self._receive)
 
     async def run(self) -> None:
         """Push until the process is ended."""
-        if not self._period_s:
+        if self._engines is None:
             await asyncio.Event().wait()
-        while True:
-            self._due += self._period_s
-            wait_s = self._due - self._loop.time()
-            if wait_s < -0.1:
-                self._due = self._loop.time()  # it cannot keep up; what was missed is not sent in a burst
-            await asyncio.sleep(max(0.0, wait_s))
-            for gateway, streams in self._streams.items():
-                if streams:
-                    self._step(gateway, streams)
+        else:
+            await self._engines.run(self._step)
 
-    def _step(self, gateway: str, streams: dict[str, _Stream]) -> None:
+    def _step(self, streams: list[_Stream]) -> None:
+        by_gateway: dict[str, list[_Stream]] = {}
+        for stream in streams:
+            by_gateway.setdefault(stream.gateway, []).append(stream)
+        for gateway, its in by_gateway.items():
+            self._push(gateway, its)
+
+    def _push(self, gateway: str, streams: list[_Stream]) -> None:
         text = f"{time.monotonic_ns():018d} "
-        items, over = [], []
-        for stream in streams.values():
-            items.append(TokenItem(stream.job, stream.attempt, stream.at, text, [7]))
-            stream.at += 1
-            if stream.at >= stream.until:
-                over.append(stream)
-        if not self._send(gateway, Tokens(items=items)):
-            for stream in streams.values():
-                stream.at -= 1
-            return
-        self._end(gateway, over)
+        items = [TokenItem(s.job, s.attempt, s.at, text, [7]) for s in streams]
+        if self._send(gateway, Tokens(items=items)):
+            for stream in streams:
+                stream.at += 1
+            self._end(gateway, [s for s in streams if s.at >= s.until])
 
     def _end(self, gateway: str, over: list[_Stream]) -> None:
         for stream in over:
-            del self._streams[gateway][stream.job]
+            self._forget(gateway, stream.job)
         if over:
             self._send(gateway, Ended(items=[_ended(stream) for stream in over]))
+
+    def _forget(self, gateway: str, job: str) -> None:
+        stream = self._streams.get(gateway, {}).pop(job, None)
+        if stream is not None and self._engines is not None:
+            self._engines.discard(stream)
 
     def _receive(self, frames: list[bytes]) -> None:
         gateway, message = frames[0].decode(), decode_to_neuron(frames[1])
@@ -110,7 +108,7 @@ class Pump:
                 self._begin(gateway, message.jobs)
             case Abort():
                 for key in message.jobs:
-                    self._streams.get(gateway, {}).pop(key.job, None)
+                    self._forget(gateway, key.job)
             case _:
                 pass
 
@@ -120,9 +118,12 @@ class Pump:
             StartedItem(job=j.id, attempt=j.attempt, prompt_tokens=5, cached_tokens=0, max_tokens=LIMIT) for j in jobs
         ]
         self._send(gateway, Started(items=begun))
-        new = [_Stream(job) for job in jobs]
+        new = [_Stream(gateway, job) for job in jobs]
         streams.update({s.job: s for s in new})
-        if not self._period_s:
+        if self._engines is not None:
+            for stream in new:
+                self._engines.add(stream)
+        else:
             text = f"{time.monotonic_ns():018d} "
             for stream in new:
                 count = min(stream.until, 64)
@@ -139,8 +140,8 @@ class Pump:
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-            self._streams.pop(gateway, None)
-            return True
+            for job in list(self._streams.get(gateway, {})):
+                self._forget(gateway, job)
         return True
 
 
@@ -151,10 +152,10 @@ def _ended(stream: _Stream) -> EndedItem:
     )
 
 
-async def _main(port: int, pace: float) -> None:
+async def _main(port: int, pace: float, slots: int = 0) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    await Pump(context, port, pace).run()
+    await Pump(context, port, pace, slots).run()
 
 
 if __name__ == "__main__":
-    uvloop.run(_main(int(sys.argv[1]), float(sys.argv[2])))
+    uvloop.run(_main(int(sys.argv[1]), float(sys.argv[2]), *map(int, sys.argv[3:])))

@@ -6,7 +6,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -27,6 +27,8 @@ class Counts:
     tokens: int = 0
     delays_ms: list[float] = field(default_factory=list)
     """Of every piece that was read, its last token's."""
+    added_gaps_ms: list[float] = field(default_factory=list)
+    """By how much longer than its source a stream's reader waited for the next piece; 0 where it was shorter."""
     lost: int = 0
     """Connections that ended before they were told to."""
 
@@ -39,6 +41,7 @@ class Reader(asyncio.Protocol):
         self.has_begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
         self._is_wanted = True
+        self._delay_ms = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
@@ -57,7 +60,10 @@ class Reader(asyncio.Protocol):
         at = data.rfind(self._mark) + len(self._mark)
         stamp = data[at : at + STAMP]
         if stamp.isdigit():
-            counts.delays_ms.append((time.monotonic_ns() - int(stamp)) / 1e6)
+            delay_ms = (time.monotonic_ns() - int(stamp)) / 1e6
+            counts.delays_ms.append(delay_ms)
+            counts.added_gaps_ms.append(max(0.0, delay_ms - self._delay_ms))
+            self._delay_ms = delay_ms
             if not self.has_begun.done():
                 self.has_begun.set_result(None)
 
@@ -130,12 +136,13 @@ def read(url: str, dialect: str, model: str, streams: int, seconds: float, meter
         await asyncio.sleep(0.5)
         counts.events = counts.tokens = 0
         counts.delays_ms.clear()
+        counts.added_gaps_ms.clear()
         began, cpu = time.perf_counter(), _cpu()
         meter.begin()
         await asyncio.sleep(seconds)
         took, cpu = time.perf_counter() - began, _cpu() - cpu
         meter.end()
-        snapshot = Counts(counts.events, counts.tokens, list(counts.delays_ms), counts.lost)
+        snapshot = replace(counts, delays_ms=list(counts.delays_ms), added_gaps_ms=list(counts.added_gaps_ms))
         for reader in readers:
             reader.close()
         await asyncio.sleep(0.2)

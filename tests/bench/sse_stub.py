@@ -1,7 +1,7 @@
 """An upstream that streams chat chunks at a given pace, for gateways that speak HTTP to what is behind them.
 
-`python -m tests.bench.sse_stub PORT TOKENS_PER_S`: the bytes are those that our gateway writes, one chunk a token. With
-pace 0 an answer is one token, whole at once, streamed or not as the request says.
+`python -m tests.bench.sse_stub PORT TOKENS_PER_S [SLOTS]`: the bytes are those that our gateway writes, a chunk each.
+With pace 0 an answer is one token, whole at once, streamed or not as the request says. SLOTS: as for tests.bench.pump.
 """
 
 import asyncio
@@ -10,6 +10,8 @@ import time
 from typing import cast
 
 import uvloop
+
+from tests.bench.ticks import Engines
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n"
@@ -45,9 +47,8 @@ END = _chunk(b"data: " + STOP + b"\n\ndata: [DONE]\n\n") + b"0\r\n\r\n"
 class Upstream(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, streams: "set[Upstream]", pace: float) -> None:
-        self._streams = streams
-        self._pace = pace
+    def __init__(self, engines: "Engines[Upstream] | None") -> None:
+        self._engines = engines
         self._data = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -68,29 +69,32 @@ class Upstream(asyncio.Protocol):
             self.transport.write(
                 b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(WHOLE) + WHOLE
             )
-        elif self._pace:
+        elif self._engines is not None:
             self.transport.write(BEGINNING)
-            self._streams.add(self)
+            self._engines.add(self)
         else:
             self.transport.write(BEGINNING + _chunk(event()) + END)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the stream."""
-        self._streams.discard(self)
+        if self._engines is not None:
+            self._engines.discard(self)
 
 
-async def _main(port: int, pace: float) -> None:
-    streams: set[Upstream] = set()
-    loop = asyncio.get_running_loop()
-    await loop.create_server(lambda: Upstream(streams, pace), "127.0.0.1", port, backlog=4096)
-    due = loop.time()
-    while True:
-        due = max(due + (1 / pace if pace else 1.0), loop.time() - 0.1)
-        await asyncio.sleep(max(0.0, due - loop.time()))
-        piece = _chunk(event())
-        for stream in streams:
-            stream.transport.write(piece)
+def _push(streams: list[Upstream]) -> None:
+    piece = _chunk(event())
+    for stream in streams:
+        stream.transport.write(piece)
+
+
+async def _main(port: int, pace: float, slots: int = 0) -> None:
+    engines: Engines[Upstream] | None = Engines(pace, slots) if pace else None
+    server = await asyncio.get_running_loop().create_server(lambda: Upstream(engines), "127.0.0.1", port, backlog=4096)
+    if engines is None:
+        await server.serve_forever()
+    else:
+        await engines.run(_push)
 
 
 if __name__ == "__main__":
-    uvloop.run(_main(int(sys.argv[1]), float(sys.argv[2])))
+    uvloop.run(_main(int(sys.argv[1]), float(sys.argv[2]), *map(int, sys.argv[3:])))
