@@ -1,6 +1,7 @@
 """A simulated fleet before the real view, routing and placement: 64 neurons with 8 devices each, 500 models."""
 
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -27,11 +28,13 @@ def measure() -> dict[str, object]:
     view = _Fleet()
     copies = {n: view.spread(n) for n in (1, 2, 4, 8, 16)}
     cold = Profile(id="cold", source="file:/cold.gguf", vram_mb=12_000)
+    resident = itertools.cycle(f"org/model-{n}" for n in range(MODELS))
     warm = {n: _median_us(functools.partial(view.route, model)) for n, model in copies.items()}
     return {
         "neurons": NEURONS,
         "devices": NEURONS * DEVICES,
         "models": MODELS,
+        "routing_us_over_all_models": _median_us(lambda: view.route(next(resident))),
         "routing_us_by_replicas": {str(n): us for n, us in warm.items()},
         "placement_of_a_cold_model_us": _median_us(lambda: placement.rank(view.nodes, "cold", cold), ROUNDS // 40),
         "pushed_states_share_of_a_core": round(view.pushes(seconds=2) / 2, 4),
