@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from tests.support.browser import CHROMIUM, FLAGS
@@ -173,6 +174,12 @@ def test_the_page_never_scrolls_sideways(seen: Seen, width: int) -> None:
     seen.sign_in()
     seen.page.set_viewport_size({"width": width, "height": 800})
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    body = {"model": "llama-3.1-8b", "messages": [{"role": "user", "content": "Why?"}], "max_tokens": 3}
+    httpx.post(f"{seen.show.gateway.url}/v1/chat/completions", json=body, timeout=20).raise_for_status()
+    seen.page.wait_for_selector("#requests tr")
+    # A column that is as narrow as a letter makes its words as high as they are long.
+    heights = seen.page.evaluate("[...document.querySelectorAll('th, #requests td')].map(e => e.offsetHeight)")
+    assert max(heights) < 60
 
 
 def test_every_control_has_a_name_and_can_be_reached_by_keyboard(seen: Seen) -> None:

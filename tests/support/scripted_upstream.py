@@ -103,7 +103,10 @@ class ScriptedUpstream:
                 self._answer(200, {"Content-Type": "application/json"}, b'{"data": [{"id": "scripted"}, {"id": "b"}]}')
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                if len(content) < int(self.headers["Content-Length"]):
+                    return  # the agent was killed while it sent this
+                body = json.loads(content)
                 now = upstream._take(body)
                 if now.stall == "headers":
                     upstream._closing.wait()

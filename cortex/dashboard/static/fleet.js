@@ -106,7 +106,9 @@ function makeDevice(node, uuid) {
   pause.className = "small pause";
   restart.className = "small restart";
   restart.setAttribute("aria-label", `restart ${uuid} on ${node}`);
-  head.append(make("span", "label"), make("span", "state"), pause, restart);
+  const set = make("span", "do");
+  set.append(pause, restart);
+  head.append(make("span", "label"), make("span", "state"), set);
   const bar = make("div", "bar");
   bar.setAttribute("role", "img");
   const foot = make("p", "dim");
