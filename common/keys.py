@@ -49,11 +49,24 @@ def fingerprint(public: bytes) -> str:
 
 
 def make_pair(path: Path) -> KeyPair:
-    """Make a key pair in a new file, for its owner only. Raises ConfigError where there is one."""
+    """Make a key pair in a new file, for its owner only. Raises ConfigError where there is one.
+
+    What root makes in the folder of a service, such as /etc/neuron, is for that service's group too, or it could not
+    read its own key.
+    """
     _, secret = (z85.decode(key) for key in zmq.curve_keypair())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = _existing(path.parent)
+        group = folder.stat().st_gid if os.geteuid() == 0 else 0
+        if folder != path.parent.absolute():
+            path.parent.mkdir(parents=True)
+            if group:
+                os.chown(path.parent, -1, group)
+                path.parent.chmod(0o750)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            if group:
+                os.fchown(file.fileno(), -1, group)
+                os.fchmod(file.fileno(), 0o640)
             file.write(secret.hex() + "\n")
     except FileExistsError:
         raise ConfigError(f"{path}: there is a key already; remove the file to make another") from None
@@ -65,7 +78,9 @@ def make_pair(path: Path) -> KeyPair:
 def read_pair(path: Path) -> KeyPair:
     """Read a key pair. Raises ConfigError if it is unusable, or others may read it."""
     try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        status = path.stat()
+        is_for_a_service = status.st_uid == 0 and status.st_gid != 0
+        if stat.S_IMODE(status.st_mode) & (0o037 if is_for_a_service else 0o077):
             raise ConfigError(f"{path}: a secret key must not be readable by others; run: chmod 600 {path}")
         text = path.read_text(encoding="ascii").strip()
     except OSError as error:
@@ -76,3 +91,8 @@ def read_pair(path: Path) -> KeyPair:
         raise ConfigError(f"{path}: holds no secret key of 64 hexadecimal digits")
     secret = bytes.fromhex(text)
     return KeyPair(z85.decode(zmq.curve_public(z85.encode(secret))), secret)
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
+    return next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())

@@ -14,6 +14,9 @@ from common.messages import DeviceState, JobRow, ModelState, WorkerMemory
 PIPE_COLUMNS = 10_000
 """Width where there is no terminal: a row stays one line, for grep and awk. Tables take only what they need."""
 
+EXPOSED = "  warning: its bus is plain text; everybody on its network can use and steer it (security: plaintext)"
+"""What `neuronctl status` and `cortex status` say below a neuron until its bus is encrypted."""
+
 
 def console() -> Console:
     """Return the console that tables are printed on."""

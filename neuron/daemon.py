@@ -111,7 +111,7 @@ class Daemon:
             log.info("%s listens on %s", self._settings.name, self._settings.endpoint)
             if gate is not None:
                 log.info("its key is %s, %s", gate.pair.public.hex(), fingerprint(gate.pair.public))
-            elif not self._settings.endpoint.is_loopback:
+            elif self._settings.is_exposed:
                 log.warning("security: plaintext; everybody who can reach %s can use and steer this host",
                             self._settings.endpoint)  # fmt: skip
             saved = read_state(self._state_file) if self._state_file is not None else None
@@ -276,7 +276,12 @@ class Daemon:
         self._bus.dismiss(incarnation)
         self._post(
             events.ChildExited(
-                incarnation, end.cause, is_outside=end.is_outside, steps=end.trace.steps, named=end.trace.named
+                incarnation,
+                end.cause,
+                is_outside=end.is_outside,
+                lacks_engine=end.lacks_engine,
+                steps=end.trace.steps,
+                named=end.trace.named,
             )
         )
 

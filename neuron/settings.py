@@ -161,6 +161,11 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
         """Whether the bus speaks plain text, to everybody."""
         return self.security == "plaintext" or (self.security is None and self.endpoint.is_loopback)
 
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other hosts reach a bus that is plain text."""
+        return self.is_plain and not self.endpoint.is_loopback
+
 
 def load_settings(path: Path) -> NeuronSettings:
     """Read neuron.yaml or neuron.toml, with NEURON_… overrides. Raises ConfigError."""

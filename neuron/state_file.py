@@ -5,10 +5,11 @@ import logging
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from neuron.memory.saved import VERSION, Saved
+from neuron.memory.saved import VERSION, Resident, Saved
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,9 @@ def find_state_file(configured: str | None) -> Path | None:
 def read_state(path: Path) -> Saved | None:
     """Return what was saved; None: nothing, or nothing that can be used, which is put aside and said."""
     try:
-        saved = msgspec.json.decode(path.read_bytes(), type=Saved)
+        content = _parse(path)
+        known, foreign = _residents(content)
+        saved = msgspec.convert({**content, "resident": known}, Saved)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -34,6 +37,8 @@ def read_state(path: Path) -> Saved | None:
         problem = str(error)
     else:
         if saved.version == VERSION:
+            for problem in foreign.values():
+                log.warning("%s: a model stays there and is not loaded again: %s", path, problem)
             return saved
         problem = f"its version is {saved.version}, this neuron's {VERSION}"
     aside = path.with_suffix(".unusable")
@@ -43,13 +48,31 @@ def read_state(path: Path) -> Saved | None:
     return None
 
 
-def _unknown(path: Path) -> dict[str, msgspec.Raw]:
-    """Return the keys of the file that are not ours."""
+def _parse(path: Path) -> dict[str, Any]:
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+
+
+def _residents(content: dict[str, Any]) -> tuple[list[Resident], dict[int, str]]:
+    """Return the models that this neuron can load again, and by their places why it cannot load the others."""
+    known: list[Resident] = []
+    foreign: dict[int, str] = {}
+    for place, row in enumerate(msgspec.convert(content.get("resident", []), list[dict[str, Any]])):
+        try:
+            known.append(msgspec.convert(row, Resident))
+        except msgspec.ValidationError as error:
+            foreign[place] = str(error)
+    return known, foreign
+
+
+def _not_ours(path: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Return the keys of the file that this neuron does not know, and the models that it cannot load."""
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
+        content = _parse(path)
+        _, foreign = _residents(content)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return {}
-    return {key: value for key, value in content.items() if key not in Saved.__struct_fields__}
+        return {}, []
+    unknown = {key: value for key, value in content.items() if key not in Saved.__struct_fields__}
+    return unknown, [content["resident"][place] for place in foreign]
 
 
 def write_state(path: Path, saved: Saved) -> None:
@@ -57,7 +80,9 @@ def write_state(path: Path, saved: Saved) -> None:
 
     What a newer neuron has added to the file stays in it, so that going back and forth between both loses nothing.
     """
-    content = _unknown(path) | msgspec.json.decode(msgspec.json.encode(saved), type=dict[str, msgspec.Raw])
+    unknown, foreign = _not_ours(path)
+    content = {**unknown, **msgspec.to_builtins(saved)}
+    content["resident"] += foreign
     data = msgspec.json.format(msgspec.json.encode(content), indent=1)
     temporary = None
     try:

@@ -169,6 +169,8 @@ class NodeState(Message, frozen=True, kw_only=True):
     state: Literal["serving", "draining"] = "serving"
     build: str | None = None
     """llama.cpp's own build, as the workers report it."""
+    exposed: bool = False
+    """Its bus is plain text and other hosts reach it."""
     devices: list[DeviceState] = []
     models: list[ModelState] = []
     gone: list[str] = []

@@ -7,11 +7,12 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
 from common.errors import ConfigError
-from cortex.access.keys import ApiKey, KeyRing, Limits, Role, digest, spell
+from cortex.access.keys import ApiKey, KeyRing, Limits, Role, decode_entry, digest, encode_entry, spell
 
 log = logging.getLogger("cortex")
 
@@ -21,7 +22,8 @@ MAX_KEYS = 1024
 
 
 class _Content(msgspec.Struct, forbid_unknown_fields=True):
-    keys: list[ApiKey]
+    keys: list[dict[str, Any]]
+    version: Literal[1] = 1
 
 
 def key_file(config_file: Path) -> Path:
@@ -38,7 +40,7 @@ def read_keys(path: Path) -> KeyRing:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        return KeyRing(msgspec.json.decode(data, type=_Content).keys)
+        return KeyRing(map(decode_entry, msgspec.json.decode(data, type=_Content).keys))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}; it is written by `cortex keys`") from None
 
@@ -111,7 +113,7 @@ def _changing(path: Path) -> Iterator[list[ApiKey]]:
             fcntl.flock(folder, fcntl.LOCK_EX)
             keys = read_keys(path).entries()
             yield keys
-            _write(path, msgspec.json.format(msgspec.json.encode(_Content(keys)), indent=1))
+            _write(path, msgspec.json.format(msgspec.json.encode(_Content(list(map(encode_entry, keys)))), indent=1))
         finally:
             os.close(folder)
     except OSError as error:
@@ -140,7 +142,7 @@ class WatchedKeys:
         """Raise ConfigError if the file is there and unusable."""
         self._path = path
         self._seen = self._look()
-        self.ring = read_keys(path)
+        self.ring = self._read()
 
     def refresh(self) -> bool:
         """Read the file again if it has changed; say whether the keys in force are others now."""
@@ -151,11 +153,19 @@ class WatchedKeys:
         try:
             if seen is None:
                 raise ConfigError(f"{self._path}: is gone")
-            self.ring = read_keys(self._path)
+            self.ring = self._read()
         except ConfigError as error:
             log.error("the keys in force stay: %s", error)
             return False
         return True
+
+    def _read(self) -> KeyRing:
+        ring = read_keys(self._path)
+        for key in ring.entries():
+            if key.later:
+                names = ", ".join(sorted(key.later))
+                log.warning("%s: key %s is refused: this gateway does not know its %s", self._path, key.id, names)
+        return ring
 
     def _look(self) -> tuple[int, int, int] | None:
         try:

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -59,13 +59,37 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     """Of the key before the last rotation."""
     old_until: int = 0
     """When that one ends."""
+    later: dict[str, Any] = {}
+    """What a newer gateway has written of it. It may be a limit, so this one refuses the key, and keeps it as it is."""
 
     def matches(self, key: str, now: float) -> bool:
         """Say whether this is the entry of a key that is valid, in a time that does not tell how much was right."""
         sent = digest(key)
         is_current = hmac.compare_digest(sent, self.hash)
         is_old = hmac.compare_digest(sent, self.old_hash or "") and now < self.old_until
-        return (is_current or is_old) and self.revoked_at is None
+        return (is_current or is_old) and self.revoked_at is None and not self.later
+
+
+def decode_entry(row: dict[str, Any]) -> ApiKey:
+    """Read an entry of the file. Raises msgspec.ValidationError."""
+    ours, later = _split(row, ApiKey)
+    later.update({"later": ours.pop("later")} if "later" in ours else {})
+    if isinstance(row.get("limits"), dict):
+        ours["limits"], unknown = _split(row["limits"], Limits)
+        later.update({"limits": unknown} if unknown else {})
+    return msgspec.structs.replace(msgspec.convert(ours, ApiKey), later=later)
+
+
+def encode_entry(key: ApiKey) -> dict[str, Any]:
+    """Return what is written down, with what a newer gateway has written there."""
+    row: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(key, later={}))
+    limits = {**row.get("limits", {}), **key.later.get("limits", {})}
+    return {**row, **key.later, **({"limits": limits} if limits else {})}
+
+
+def _split(row: dict[str, Any], kind: type[msgspec.Struct]) -> tuple[dict[str, Any], dict[str, Any]]:
+    known = {k: v for k, v in row.items() if k in kind.__struct_fields__}
+    return known, {k: v for k, v in row.items() if k not in known}
 
 
 def spell(id: str, secret: str) -> str:
@@ -97,7 +121,7 @@ class KeyRing:
     @property
     def has_admin(self) -> bool:
         """Whether a valid key opens /fleet."""
-        return any(k.role == "admin" and k.revoked_at is None for k in self._keys.values())
+        return any(k.role == "admin" and k.revoked_at is None and not k.later for k in self._keys.values())
 
     def find(self, id: str) -> ApiKey | None:
         """Return the entry of an id."""

@@ -22,11 +22,17 @@ create table if not exists usage (
     primary key (day, key, model)
 ) without rowid
 """
+# Columns by name: a newer gateway may have added others, with defaults, and an older one goes on with its own.
 _ADD = """
-insert into usage values (?, ?, ?, ?, ?, ?, ?) on conflict do update set
+insert into usage (day, key, model, requests, prompt_tokens, cached_tokens, completion_tokens)
+values (?, ?, ?, ?, ?, ?, ?) on conflict do update set
     requests = requests + excluded.requests, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
     cached_tokens = cached_tokens + excluded.cached_tokens,
     completion_tokens = completion_tokens + excluded.completion_tokens
+"""
+_READ = """
+select day, key, model, requests, prompt_tokens, cached_tokens, completion_tokens
+from usage where day >= ? order by day, key, model
 """
 
 
@@ -98,11 +104,10 @@ def read_usage(file: Path, since: float) -> list[Row]:
     """Return the lines from the day of `since` on, in order; none before the first. Raises sqlite3.Error."""
     if file.parent.is_dir() and not file.exists():
         return []
-    query = "select * from usage where day >= ? order by day, key, model"
     with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=BUSY_S)) as database:
         if database.execute("select 1 from sqlite_master where name = 'usage'").fetchone() is None:
             return []  # its first writer is just making it
-        return [Row(d, k, m, Used(*counts)) for d, k, m, *counts in database.execute(query, (_day(since),))]
+        return [Row(d, k, m, Used(*counts)) for d, k, m, *counts in database.execute(_READ, (_day(since),))]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import orjson
 
 from common import tables
 from cortex.access.key_file import create_key, key_file, read_keys, revoke_key, rotate_key
-from cortex.access.keys import ApiKey, Limits, Role, read_id
+from cortex.access.keys import ApiKey, Limits, Role, encode_entry, read_id
 from cortex.settings import load_settings
 
 _LIMITS = {
@@ -92,7 +92,7 @@ def _say(text: str) -> None:
 
 def _show(entries: list[ApiKey], *, as_json: bool) -> None:
     if as_json:
-        rows: list[dict[str, Any]] = [msgspec.to_builtins(k) for k in entries]
+        rows: list[dict[str, Any]] = [encode_entry(k) for k in entries]
         for row in rows:
             del row["hash"]
             row.pop("old_hash", None)
@@ -105,6 +105,8 @@ def _show(entries: list[ApiKey], *, as_json: bool) -> None:
 
 
 def _role(key: ApiKey) -> str:
+    if key.later and key.revoked_at is None:
+        return f"{key.role}, refused: of a newer gateway"
     return key.role if key.revoked_at is None else f"{key.role}, revoked {_day(key.revoked_at)}"
 
 

@@ -105,6 +105,9 @@ def _neuron(subject: str, endpoint: Endpoint, credentials: Credentials | None) -
         yield Finding("failure", subject, f"{endpoint} takes connections, but no neuron answers", "see its log")
     else:
         yield check_version(subject, answer.version)
+        if answer.exposed:
+            remedy = "neuron keygen, cortex trust, neuronctl authorize; then remove `security: plaintext` there"
+            yield Finding("warning", subject, "its bus is plain text, and everybody on its network can use it", remedy)
         for device in answer.devices:
             if device.state in ("unavailable", "quarantined"):
                 yield Finding("failure", f"{subject}, device {device.uuid}", device.reason or device.state,

@@ -140,9 +140,12 @@ def explain(answer: httpx.Response, path: str) -> str:
 def _show_nodes(fleet: _FleetStatus) -> None:
     for node in fleet.nodes:
         version = f", neuron {node.state.version}, {node.state.state}" if node.state is not None else ""
+        build = f", {node.state.build}" if node.state is not None and node.state.build else ""
         problem = f": {node.error}" if node.error else ""
-        print(f"{node.name} at {node.endpoint}: {node.link}{version}{problem}")
+        print(f"{node.name} at {node.endpoint}: {node.link}{version}{build}{problem}")
         if node.state is not None:
+            if node.state.exposed:
+                print(tables.EXPOSED)
             tables.show_devices(node.state.devices)
             tables.show_reasons(node.state.models)
         print()

@@ -160,7 +160,7 @@ def find_barrier(folder: Path, uid: int, groups: set[int]) -> Path | None:
 
 
 def _service(client: NeuronClient, settings: NeuronSettings) -> Iterator[Finding]:
-    if settings.is_plain and not settings.endpoint.is_loopback:
+    if settings.is_exposed:
         yield Finding("warning", "listen", f"the bus is open to others at {settings.endpoint}, without encryption",
                       "remove security: plaintext, or let only gateways reach this port (firewall)")  # fmt: skip
     try:

@@ -25,6 +25,8 @@ def _show_status(reply: StatusReply) -> None:
     state = reply.state
     build = f", {state.build}" if state.build else ""
     print(f"{state.name}: {state.state}, neuron {state.version}{build}, {reply.peers} gateway processes connected")
+    if state.exposed:
+        print(tables.EXPOSED)
     if reply.undecodable:
         print(f"{reply.undecodable} frames were no messages; see the log")
     tables.show_devices(state.devices)

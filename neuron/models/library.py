@@ -89,6 +89,8 @@ class Library:
         try:
             is_folder = stat.S_ISDIR(path.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
+            absence = access.absence(str(path))
+            self.complaints += [absence] if absence is not None else []
             return False
         except OSError as error:
             self.complaints.append(access.complaint(str(path), error))

@@ -10,10 +10,7 @@ import sys
 from common import log
 from common.frames import FrameSocket
 from neuron.prep.service import serve
-from neuron.process.lifeline import ORPHANED, attach
-
-NO_ENGINE = 78
-"""Exit status where the engine's module, or llama.cpp behind it, cannot be loaded: another start will not help."""
+from neuron.process.lifeline import NO_ENGINE, ORPHANED, attach
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from neuron.process import breadcrumb
 from neuron.process.breadcrumb import Trace
 from neuron.process.last_words import LastWords
+from neuron.process.lifeline import NO_ENGINE
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ class Exit(NamedTuple):
     is_outside: bool = False
     """Somebody else than this program has ended it, or had stopped it."""
     trace: Trace = Trace()
+    lacks_engine: bool = False
+    """What is installed is to blame, not the device."""
 
 
 class Children:
@@ -154,7 +157,10 @@ class Children:
         if running.was_stopped:
             cause += ", after somebody had stopped it"
         is_outside = running.was_stopped or (not running.is_ended_here and -status in _FROM_OUTSIDE)
-        self._exited(incarnation, Exit(cause, is_outside, trace))
+        lacks_engine = status == NO_ENGINE
+        if lacks_engine:
+            cause += f", its engine cannot be loaded; neuronctl logs {running.name} says why"
+        self._exited(incarnation, Exit(cause, is_outside, trace, lacks_engine))
 
 
 def process_state(pid: int) -> str:

@@ -14,6 +14,8 @@ _OOM_SCORE_ADJ = 500
 """A host out of memory takes a child, which is started again, and not the supervisor, with which all would go."""
 ORPHANED = 75
 """Exit status of a child whose supervisor is gone."""
+NO_ENGINE = 78
+"""Exit status of a child whose engine cannot be loaded, or is not one that this program was written for."""
 
 
 def attach(lifeline: int, supervisor_pid: int) -> None:

@@ -75,6 +75,8 @@ class Child:
         """Times that it was killed because it made no progress, since the daemon's start."""
         self.cycles = 0
         """Models loaded by this life."""
+        self.lacks_engine = False
+        """Whether its last life ended for want of an engine that it could load."""
         self.phase = "starting"
         self.seen_at = 0.0
         """Last sign of progress, monotonic seconds."""

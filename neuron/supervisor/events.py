@@ -39,6 +39,8 @@ class ChildExited:
     """In words: `signal SIGKILL`, `status 3`."""
     is_outside: bool = False
     """Somebody else than this program has ended it, or had stopped it: nobody here is to blame."""
+    lacks_engine: bool = False
+    """What is installed is to blame, not the device."""
     steps: int = 0
     """That a worker had completed."""
     named: tuple[str, ...] = ()

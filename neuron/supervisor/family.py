@@ -49,6 +49,7 @@ class Family:
             return
         device = child.name
         child.note_progress(host.now, steps=max(child.steps, event.steps))
+        child.lacks_engine = event.lacks_engine
         instructions, outcome = child.handle("exited", host.now, detail=event.cause)
         host.is_dirty = True
         # Before a new worker is spawned: its jobs end, its models wait for it.

@@ -21,6 +21,8 @@ class Keeper:
         self._written: Saved | None = None
         self._wall_less_now_s = 0.0
         self._is_due = False
+        self._pins: dict[str, bool] = {}
+        """Of models that are not known yet: the disk has not been searched, or no gateway has told of them."""
 
     def restore(self, saved: Saved | None, wall_s: float) -> dict[str, str]:
         """Take over what was saved; `wall_s` is the time now since the epoch.
@@ -40,9 +42,8 @@ class Keeper:
             known = host.models.get(resident.profile.id)
             if known is None or known.own is None:  # the neuron's own file is newer than what was saved
                 self._inspection.adopt(resident.profile, own=False)
-        for model_id, is_pinned in saved.pins.items():
-            if model_id in host.models:
-                host.models[model_id].pinned = is_pinned
+        self._pins = dict(saved.pins)
+        self._pin()
         for resident in saved.resident:
             model, device = host.models[resident.profile.id], resident.device
             if device in host.paused:
@@ -51,9 +52,14 @@ class Keeper:
                 self._placement.load_again(model, device if device in host.workers else None)
         return {d: why for d, why in saved.quarantines.items() if d in host.workers and d not in host.paused}
 
+    def _pin(self) -> None:
+        for model_id in [m for m in self._pins if m in self._host.models]:
+            self._host.models[model_id].pinned = self._pins.pop(model_id)
+
     def settle(self) -> None:
         """After an event: see to it that a change is written soon."""
         host = self._host
+        self._pin()
         if host.is_dirty and not self._is_due and not host.stopping:
             self._is_due = True
             host.wake_in("save", SAVE_S)
@@ -81,9 +87,13 @@ class Keeper:
         return Saved(
             corrections=dict(host.corrections),
             pauses={d: None if end is None else round(end + self._wall_less_now_s) for d, end in host.paused.items()},
-            quarantines={d: w.reason or "" for d, w in host.workers.items() if w.state is State.QUARANTINED},
-            pins={
-                m.id: m.pinned for m in host.models.values() if m.pinned != (host.settings.name in m.profile.pinned_on)
+            quarantines={
+                d: w.reason or ""
+                for d, w in host.workers.items()
+                # Another start may find another engine.
+                if w.state is State.QUARANTINED and not w.lacks_engine
             },
+            pins=self._pins
+            | {m.id: m.pinned for m in host.models.values() if m.pinned != (host.settings.name in m.profile.pinned_on)},
             resident=[row[2] for row in resident] + parked,
         )

@@ -144,6 +144,7 @@ def node_state(host: Host, seq: int) -> NodeState:
         version=__version__,
         state="draining" if host.draining or host.stopping else "serving",
         build=build(host),
+        exposed=host.settings.is_exposed,
         devices=[device_state(host, d) for d in host.devices],
         models=[model_state(host, m) for m in host.models.values()],
         aliases=host.aliases,
@@ -163,6 +164,7 @@ def status_line(host: Host) -> str:
     loaded = sum(m.status == "loaded" for m in host.models.values())
     loading = [m.id for m in host.models.values() if m.status == "loading"]
     line += f"; {loaded} models loaded" + (f"; loading {', '.join(loading)}" if loading else "")
+    line += "; the bus is plain text, for a trusted network only" if host.settings.is_exposed else ""
     return line + "".join(
         f"; {host.devices[d].name}: {reason}" for d, reason in reasons.items() if reason and d not in serving
     )
@@ -188,6 +190,7 @@ def change(before: NodeState, after: NodeState, events: Sequence[LifecycleEvent]
         version=after.version,
         state=after.state,
         build=after.build,
+        exposed=after.exposed,
         devices=changed_devices,
         models=changed_models,
         gone=gone,

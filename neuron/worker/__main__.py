@@ -10,15 +10,13 @@ from typing import cast
 
 from common import log
 from neuron.process.breadcrumb import Breadcrumb
-from neuron.process.lifeline import ORPHANED, attach
+from neuron.process.lifeline import NO_ENGINE, ORPHANED, attach
 from neuron.worker.bus import Bus
 from neuron.worker.engine import DeviceLost, Engine
 from neuron.worker.loop import Loop
 
 DEVICE_LOST = 70
 """Exit status after an error that only a new process can mend."""
-NO_ENGINE = 78
-"""Exit status where the engine cannot be loaded, or is not one that this program was written for."""
 
 
 def main() -> None:

@@ -84,6 +84,20 @@ def test_status_shows_nodes_devices_models_and_what_is_wrong(
     assert gateway.asked == [("/fleet/status", None)]
 
 
+def test_status_names_the_engine_of_each_node_and_warns_of_a_bus_in_plain_text(
+    gateway: Script, cortex: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cortex("status", "--url", gateway.url) == 0
+    assert "plain text" not in capsys.readouterr().out
+    node = {"name": "beast", "endpoint": "beast:13131", "link": "up"}
+    states = node_state(build="llama-cpp-python 0.3.36", exposed=True)
+    gateway.body = msgspec.json.encode({"nodes": [node | {"state": states}], "models": []})
+    assert cortex("status", "--url", gateway.url) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "beast at beast:13131: up, neuron 0, serving, llama-cpp-python 0.3.36"
+    assert second.startswith("  warning: its bus is plain text")
+
+
 def test_json_is_what_the_gateway_said(
     gateway: Script, cortex: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -227,5 +227,5 @@ def test_a_folder_that_is_hidden_is_said_and_the_others_are_still_searched(
     library = Library([hidden, tmp_path / "file"], tmp_path / "cache")
     library.scan()
     denied, no_folder = library.complaints
-    assert denied.startswith(f"{hidden}: Permission denied; ")
+    assert denied.startswith(f"{hidden}: Permission denied")
     assert no_folder == f"{tmp_path / 'file'}: is no folder"

@@ -157,6 +157,7 @@ def test_a_command_asks_for_what_it_says(
     ("command", "kind", "reply", "words"),
     [
         ("status", Status, StatusReply(request="", state=node_state()), "beast: serving"),
+        ("status", Status, StatusReply(request="", state=node_state(exposed=True)), "warning: its bus is plain text"),
         ("models", Models, ModelsReply(request="", models=[]), "no models"),
         ("devices", Discover, DiscoverReply(request="", devices=[]), "DEVICE"),
         ("health", Health, HealthReply(request="", status="impaired", reasons=["a reason"]), "impaired\n  a reason\n"),

@@ -229,7 +229,8 @@ class Drive:
         name = self.alive.pop(incarnation).name
         self.tasks = {j: t for j, t in self.tasks.items() if t[0] != name}
         is_outside = cause in ("signal SIGKILL", "signal SIGTERM")
-        return events.ChildExited(incarnation, cause, is_outside=is_outside, steps=steps, named=tuple(named))
+        lacks_engine = cause == "status 78"
+        return events.ChildExited(incarnation, cause, is_outside, lacks_engine, steps, tuple(named))
 
     def die(self, name: str, cause: str = "signal SIGKILL", *, named: Sequence[str] = (), steps: int = 0) -> None:
         """Have a child die; `named`: jobs that a worker was computing, after so many steps."""

@@ -1,5 +1,6 @@
 """API keys: what is written down, who is recognised, what a broken file changes."""
 
+import json
 import stat
 from pathlib import Path
 
@@ -101,6 +102,31 @@ def test_a_running_gateway_sees_changes_and_keeps_what_it_knows_of_a_broken_file
     create(path)
     assert watched.refresh()
     assert watched.ring.find(entry.id) is None
+
+
+@pytest.mark.parametrize("newer", [{"addresses": ["10.0.0.0/8"]}, {"limits": {"concurrent": 2, "images": 5}}])
+def test_a_key_of_a_newer_gateway_is_kept_as_it_is_and_refused_since_its_limits_are_not_known(
+    path: Path, newer: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    entry, text = create(path)
+    _, other = create(path)
+    content = json.loads(path.read_text())
+    content["keys"][0].update(newer)
+    path.write_text(json.dumps(content))
+    ring = WatchedKeys(path).ring
+    assert ring.recognise(text, NOW) is None
+    assert ring.recognise(other, NOW)
+    assert f"key {entry.id} is refused" in caplog.text
+    assert create(path)[0].row == 2
+    assert json.loads(path.read_text())["keys"][0] == content["keys"][0]
+    revoke_key(path, entry.id, NOW)
+    assert json.loads(path.read_text())["keys"][0] == content["keys"][0] | {"revoked_at": int(NOW)}
+
+
+def test_a_file_of_another_version_is_no_reason_to_let_anybody_in(path: Path) -> None:
+    path.write_text('{"version": 2, "keys": []}')
+    with pytest.raises(ConfigError, match=NAME):
+        read_keys(path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"keys": [{"id": 1}]}', "\xff", '{"keys": [], "kees": []}'])

@@ -1,5 +1,7 @@
 """Key files, authorized_keys and known_neurons."""
 
+import grp
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,21 @@ def test_a_pair_is_for_its_owner_only_and_is_never_shown(tmp_path: Path) -> None
     path.chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):
         read_pair(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to groups; test-install does it for real")
+def test_what_root_makes_in_a_services_folder_is_for_that_service_too(tmp_path: Path) -> None:
+    service = next(g.gr_gid for g in grp.getgrall() if g.gr_gid)
+    os.chown(tmp_path, -1, service)
+    path = tmp_path / "keys" / "neuron.key"
+    pair = make_pair(path)
+    assert (path.stat().st_mode & 0o777, path.stat().st_gid) == (0o640, service)
+    assert (path.parent.stat().st_mode & 0o777, path.parent.stat().st_gid) == (0o750, service)
+    assert read_pair(path) == pair
+    for wider in (0o660, 0o644):
+        path.chmod(wider)
+        with pytest.raises(ConfigError, match="must not be readable by others"):
+            read_pair(path)
 
 
 @pytest.mark.parametrize("text", ["", "ab" * 31, "xy" * 32, "é" * 64])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.messages import Load, Pause, Pin, Unload
+from common.messages import Load, Pause, Pin, Unload, Unpin
 from neuron.memory.saved import Resident, Saved
 from neuron.state_file import read_state, write_state
 from neuron.supervisor import events
@@ -102,6 +102,19 @@ def test_a_quarantine_goes_on_and_is_tried_after_the_cool_down() -> None:
     assert state_of(drive) is State.READY
 
 
+def test_a_quarantine_for_want_of_an_engine_ends_with_the_neuron_since_another_may_be_installed_by_then() -> None:
+    drive = started()
+    for _ in range(5):
+        drive.die("CPU-0", "status 78")
+        drive.pass_time(20.0)
+    assert state_of(drive) is State.QUARANTINED
+    assert "status 78" in (drive.machine.host.why_not("CPU-0") or "")
+    drive.peer_says(Pin(request="p", model="a"))
+    drive.pass_time(2.0)
+    assert drive.saved is not None
+    assert drive.saved.quarantines == {}
+
+
 def test_a_device_that_is_gone_leaves_its_models_to_the_others() -> None:
     drive = started(Saved(resident=[Resident(profile=profile("a"), device="CPU-9")], pauses={"CPU-8": None}))
     assert len(where(drive)["a"]) == 1
@@ -138,3 +151,34 @@ def test_what_a_newer_neuron_has_added_to_the_file_outlives_an_older_one(tmp_pat
         "corrections": {}, "pauses": {}, "quarantines": {}, "resident": [],
     }  # fmt: skip
     assert read_state(path) == Saved(pins={"b": True})
+
+
+def test_a_model_that_only_a_newer_neuron_can_load_costs_nothing_of_the_rest_and_stays_in_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "state.json"
+    saved = Saved(pins={"a": True}, resident=[Resident(profile=profile("a"), device="d")])
+    write_state(path, saved)
+    content = json.loads(path.read_text())
+    newer = {"profile": {"id": "b", "source": "b.gguf", "later": 1}, "device": "d"}
+    path.write_text(json.dumps(content | {"resident": [newer, *content["resident"]]}))
+    assert read_state(path) == saved
+    [said] = caplog.messages
+    assert "`later`" in said
+    write_state(path, Saved())
+    assert json.loads(path.read_text())["resident"] == [newer]
+
+
+def test_a_pin_waits_for_its_model_to_be_found_and_is_not_forgotten_meanwhile() -> None:
+    drive = started(Saved(pins={"z": True, "y": True}), models="a")
+    drive.peer_says(Load(request="l", model="a"))
+    drive.pass_time(2.0)
+    assert drive.saved is not None
+    assert drive.saved.pins == {"z": True, "y": True}
+    drive.peer_says(Load(request="z", model="z", profile=profile("z")))
+    drive.pass_time(2.0)
+    assert drive.machine.host.models["z"].pinned
+    assert drive.saved.pins == {"z": True, "y": True}
+    drive.peer_says(Unpin(request="u", model="z"))
+    drive.pass_time(2.0)
+    assert drive.saved.pins == {"y": True}

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 from common.catalogue import load_catalogue
 from common.errors import ConfigError
@@ -26,6 +27,15 @@ def test_a_shipped_neuron_configuration_is_accepted(file: str) -> None:
     assert load_neuron(ROOT / file).endpoint.port == 13131
 
 
+def test_the_packaged_neuron_says_in_so_many_words_that_it_is_for_a_trusted_network(tmp_path: Path) -> None:
+    lines = (ROOT / "rpm/etc/neuron.yaml").read_text().splitlines()
+    assert {"listen: tcp://0.0.0.0:13131", "security: plaintext   # trusted network only"} <= set(lines)
+    assert load_neuron(ROOT / "rpm/etc/neuron.yaml").is_exposed
+    encrypted = tmp_path / "neuron.yaml"
+    encrypted.write_text("\n".join(line for line in lines if not line.startswith("security:")))
+    assert not load_neuron(encrypted).is_exposed
+
+
 def test_what_neuronctl_pulls_lies_where_the_service_looks_and_may_write() -> None:
     assert "CacheDirectory=neuron" in (ROOT / "systemd/neuron.service").read_text().splitlines()
     assert (load_neuron(ROOT / "rpm/etc/neuron.yaml").hub_cache or "").startswith("/var/cache/neuron/")
@@ -33,6 +43,21 @@ def test_what_neuronctl_pulls_lies_where_the_service_looks_and_may_write() -> No
 
 def test_the_shipped_models_file_is_accepted() -> None:
     assert load_catalogue(ROOT / "examples/models.yaml").models
+
+
+def test_every_push_is_checked_and_a_tag_makes_source_packages_of_all_specs() -> None:
+    def workflow(name: str) -> tuple[object, str]:
+        content = yaml.safe_load((ROOT / ".github/workflows" / name).read_text())
+        steps = [step for job in content["jobs"].values() for step in job["steps"]]
+        return content[True], "\n".join(step.get("run", "") for step in steps)  # YAML 1.1 takes `on` for a truth value
+
+    triggers, runs = workflow("check.yml")
+    assert "push" in triggers  # type: ignore[operator]
+    assert "bash .ci/run" in runs
+    assert {"make test", "make test-all"} <= set((ROOT / ".ci/run").read_text().splitlines())
+    triggers, runs = workflow("release.yaml")
+    assert triggers == {"push": {"tags": ["v*"]}}
+    assert "make vendor srpm" in runs
 
 
 def test_the_firewall_files_open_the_ports_of_the_shipped_configurations() -> None:

@@ -49,6 +49,13 @@ def test_a_package_has_the_version_of_the_source_and_the_macros_of_systemd(name:
     assert re.search(rf"^%config\(noreplace\) %attr\(0640,root,{unit}\) ", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("name", ["cortex", "helexa-neuron"])
+def test_a_build_runs_the_unit_tests_with_the_very_wheels_that_it_installs(name: str) -> None:
+    check = spec(name).partition("\n%check\n")[2].partition("\n%pre\n")[0]
+    assert check.strip() == "rpm/run-with build/stage %{__python3} -m pytest -q -p no:cacheprovider tests/unit"
+    assert {"pytest", "hypothesis"} <= set(locked("check"))
+
+
 def test_the_engine_has_the_version_that_pip_installs_and_one_of_those_that_neuron_takes() -> None:
     text = (ROOT / "setup.cfg").read_text()
     pin = re.search(r"llama-cpp-python==(\S+)", text)

@@ -1,6 +1,7 @@
 """Usage: added up by day, key and model, and kept when it cannot be written."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,21 @@ def test_what_cannot_be_written_is_written_later(tmp_path: Path, caplog: pytest.
     book.add("ada", "m", Used(1, 10, 0, 5), NOW)
     book.write()
     assert [r.used for r in read_usage(file, NOW)] == [Used(4, 40, 0, 20)]
+
+
+def test_columns_that_a_newer_gateway_has_added_are_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "usage.sqlite"
+    book = UsageBook(file)
+    book.add("ada", "m", Used(1, 10, 0, 5), NOW)
+    book.write()
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("alter table usage add column images integer not null default 0")
+        database.execute("update usage set images = 7")
+    book.add("ada", "m", Used(1, 10, 0, 5), NOW)
+    book.write()
+    assert [r.used for r in read_usage(file, NOW)] == [Used(2, 20, 0, 10)]
+    with closing(sqlite3.connect(file)) as database:
+        assert database.execute("select images from usage").fetchall() == [(7,)]
 
 
 def test_without_a_folder_nothing_is_kept() -> None:
