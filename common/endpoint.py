@@ -36,6 +36,20 @@ class Endpoint(msgspec.Struct, frozen=True):
         return f"{self.host}:{self.port}"
 
 
+class SocketFile(msgspec.Struct, frozen=True):
+    """A socket file of this host, through which a neuron is administered."""
+
+    path: str
+
+    @property
+    def zmq(self) -> str:
+        """The address as ZeroMQ spells it."""
+        return f"ipc://{self.path}"
+
+    def __str__(self) -> str:
+        return self.path
+
+
 def parse_endpoint(text: str, key: str) -> Endpoint:
     """Parse an address; `key` is the configuration key or option that errors name. Raises ConfigError."""
     match = _PATTERN.fullmatch(text.strip())

@@ -66,6 +66,11 @@ def explain(trouble: Trouble, *, has_key: bool, own_key: str = "KEY") -> str:
             return "it speaks plain text, and a key of it is known here; on that host: neuron keygen"
         case Trouble.OTHER_MECHANISM:
             return "it is encrypted, and no key of it is known here; `neuron keygen` on that host says how to accept it"
+        case Trouble.BROKEN_OFF if not has_key:
+            return (
+                "it breaks the handshake off: it is encrypted, and no key of it is known here, or it is no neuron; "
+                "`neuron keygen` on that host says how to accept its key"
+            )
         case Trouble.BROKEN_OFF:
             return (
                 "it breaks the handshake off: it has another key than the one that is known here, or none; "

@@ -15,6 +15,7 @@ import zmq
 from zmq.utils import z85
 
 from common.errors import ConfigError
+from common.key_files import make_folder
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 
@@ -48,26 +49,32 @@ def fingerprint(public: bytes) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(public).digest()).decode().rstrip("=")
 
 
+def new_pair() -> KeyPair:
+    """Return a key pair that is in no file."""
+    public, secret = (z85.decode(key) for key in zmq.curve_keypair())
+    return KeyPair(public, secret)
+
+
+def pair_of(secret: bytes) -> KeyPair:
+    """Return the pair that a secret key, 32 bytes, belongs to."""
+    return KeyPair(z85.decode(zmq.curve_public(z85.encode(secret))), secret)
+
+
 def make_pair(path: Path) -> KeyPair:
     """Make a key pair in a new file, for its owner only. Raises ConfigError where there is one.
 
     What root makes in the folder of a service, such as /etc/neuron, is for that service's group too, or it could not
     read its own key.
     """
-    _, secret = (z85.decode(key) for key in zmq.curve_keypair())
+    pair = new_pair()
     try:
-        folder = _existing(path.parent)
-        group = folder.stat().st_gid if os.geteuid() == 0 else 0
-        if folder != path.parent.absolute():
-            path.parent.mkdir(parents=True)
-            if group:
-                os.chown(path.parent, -1, group)
-                path.parent.chmod(0o750)
+        make_folder(path.parent)
+        group = path.parent.stat().st_gid if os.geteuid() == 0 else 0
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
             if group:
                 os.fchown(file.fileno(), -1, group)
                 os.fchmod(file.fileno(), 0o640)
-            file.write(secret.hex() + "\n")
+            file.write(pair.secret.hex() + "\n")
     except FileExistsError:
         raise ConfigError(f"{path}: there is a key already; remove the file to make another") from None
     except OSError as error:
@@ -89,10 +96,4 @@ def read_pair(path: Path) -> KeyPair:
         text = ""
     if not _KEY.fullmatch(text):
         raise ConfigError(f"{path}: holds no secret key of 64 hexadecimal digits")
-    secret = bytes.fromhex(text)
-    return KeyPair(z85.decode(zmq.curve_public(z85.encode(secret))), secret)
-
-
-def _existing(folder: Path) -> Path:
-    """Return the folder, or the nearest one above it that is there."""
-    return next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
+    return pair_of(bytes.fromhex(text))

@@ -5,8 +5,10 @@ Why each option has its value stands beside it; docs/protocol.md tells the measu
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import zmq
 
@@ -27,10 +29,7 @@ def bus_router(context: zmq.Context[zmq.Socket[bytes]], address: str, pair: KeyP
 
     `pair`: who it is; the bus is encrypted then, and a ZAP handler must have been bound in this context.
     """
-    socket = _configure(context.socket(zmq.ROUTER))
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a send to a peer that is gone or full fails instead of vanishing
-    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a peer that reconnects before its old TCP connection is known dead
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    socket = _router(context)
     if pair is not None:
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
@@ -42,6 +41,36 @@ def bus_router(context: zmq.Context[zmq.Socket[bytes]], address: str, pair: KeyP
         socket.close(linger=0)
         raise
     return socket
+
+
+def local_router(context: zmq.Context[zmq.Socket[bytes]], path: Path) -> zmq.Socket[bytes]:
+    """Return a ROUTER bound to a socket file that root and this process's group may use. Raises zmq.ZMQError.
+
+    The kernel says who connects (SO_PEERCRED), beside what the file's mode lets in.
+    """
+    socket = _router(context)
+    socket.setsockopt(zmq.IPC_FILTER_UID, 0)
+    socket.setsockopt(zmq.IPC_FILTER_GID, os.getegid())
+    mask = os.umask(0o117)
+    try:
+        socket.bind(f"ipc://{path}")
+    except zmq.ZMQError:
+        socket.close(linger=0)
+        raise
+    finally:
+        os.umask(mask)
+    return socket
+
+
+def change_key(socket: zmq.Socket[bytes], pair: KeyPair) -> str:
+    """Close a ROUTER's address and all its connections, and give it another key; return the address to bind anew.
+
+    The port is free a moment later only: it is closed in another thread.
+    """
+    address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
+    socket.unbind(address)
+    return address
 
 
 def bus_dealer(
@@ -61,6 +90,14 @@ def bus_dealer(
         socket.setsockopt(zmq.CURVE_PUBLICKEY, credentials.pair.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, credentials.pair.secret)
     socket.connect(address)
+    return socket
+
+
+def _router(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+    socket = _configure(context.socket(zmq.ROUTER))
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a send to a peer that is gone or full fails instead of vanishing
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a peer that reconnects before its old TCP connection is known dead
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     return socket
 
 

@@ -8,7 +8,7 @@ from common import revision
 from common.errors import ConfigError
 from common.revision import ShowVersion
 from common.shell_completion import SHELLS, write_script
-from cortex.cli import api_keys, bench, captures, chat, clients, keys, orders, report, usage
+from cortex.cli import api_keys, bench, captures, chat, clients, join, keys, orders, report, usage
 
 DEFAULT_CONFIGS = ("/etc/cortex/cortex.toml", "/etc/cortex/cortex.yaml")
 
@@ -20,6 +20,7 @@ examples:
   cortex doctor                             what is wrong here, and what to do
   cortex import llama-swap config.yaml      what you had becomes profiles and aliases
   cortex keys create --comment ada          a key for somebody; from then on one is needed
+  cortex join NAME ADDRESS KEY INVITATION   a GPU host more: the line that `neuron invite` prints there
   cortex usage --days 7                     what each key has used
   CORTEX_ADMIN_KEY=… cortex status          nodes, devices, memory and models of the fleet
   cortex chat MODEL                         talk to it, with its speed
@@ -98,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     api_keys.add_parsers(commands, f"default: {' or '.join(DEFAULT_CONFIGS)}")
     usage.add_parser(commands, f"default: {' or '.join(DEFAULT_CONFIGS)}")
     keys.add_parsers(commands, f"default: {' or '.join(DEFAULT_CONFIGS)}")
+    join.add_parser(commands, f"default: {' or '.join(DEFAULT_CONFIGS)}")
 
     importing = commands.add_parser(
         "import",
@@ -122,9 +124,10 @@ def main() -> int:
                 return _serve(arguments.config or find_config())
             case "keygen":
                 return keys.run_keygen(arguments.config or find_config())
+            case "join":
+                return join.run(arguments, arguments.config or find_config())
             case "trust":
-                config = arguments.config or find_config()
-                return keys.run_trust(config, arguments.name, arguments.key, replace=arguments.replace)
+                return keys.run_trust(arguments, arguments.config or find_config())
             case "keys":
                 return api_keys.run(arguments, arguments.config or find_config())
             case "usage":

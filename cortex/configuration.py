@@ -8,7 +8,7 @@ import msgspec
 from common.catalogue import Catalogue, find_catalogue, load_catalogue
 from common.errors import ConfigError
 from cortex.access.key_file import WatchedKeys, key_file
-from cortex.bus_keys import read_bus_keys
+from cortex.bus_keys import WatchedBusKeys
 from cortex.certificate import Certificate
 from cortex.settings import CortexSettings, admin_keys, capture_store, load_settings
 
@@ -22,7 +22,7 @@ class Configuration:
         self.settings: CortexSettings = load_settings(config_file)
         self.admin_keys = admin_keys(self.settings, config_file)
         self.api_keys = WatchedKeys(key_file(config_file))
-        self.bus_keys = read_bus_keys(config_file)
+        self.known_neurons = WatchedBusKeys(config_file)
         self.models_file = find_catalogue(config_file, self.settings.models_config)
         self.catalogue = Catalogue() if self.models_file is None else load_catalogue(self.models_file)
         self.certificate = self._read_certificate()
@@ -52,6 +52,4 @@ class Configuration:
                 names.append(section)
         if self.admin_keys != other.admin_keys and "gateway.admin_keys" not in names:
             names.append("gateway.admin_keys")
-        if self.bus_keys != other.bus_keys:
-            names.append("known_neurons")
         return [n for n in names if n != "models_config"]

@@ -101,7 +101,7 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
             configuration.settings,
             configuration.catalogue,
             created=configuration.created,
-            keys=configuration.bus_keys,
+            keys=configuration.known_neurons.keys,
         )
         try:
             await fleet.open()
@@ -122,6 +122,8 @@ class GatewayWorker(ASGIWorker):  # type: ignore[misc]
                 self._read_bulletin(fleet)
                 if configuration.api_keys.refresh():
                     apps[0].end_revoked()
+                if configuration.known_neurons.refresh():
+                    fleet.adopt_keys(configuration.known_neurons.keys)
                 if certificate is not None:
                     certificate.refresh()
                 self._keep_books(apps[0])

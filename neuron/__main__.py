@@ -10,6 +10,7 @@ from common import log
 from common.catalogue import Catalogue, find_catalogue, load_catalogue
 from common.errors import ConfigError
 from common.revision import ShowVersion
+from neuron import key_commands
 from neuron.settings import load_settings
 
 DEFAULT_CONFIG = "/etc/neuron/neuron.yaml"
@@ -19,6 +20,8 @@ examples:
   neuron --list-devices                        print a `devices:` block for this host, to paste
   neuron --config neuron.yaml                  serve
   neuron keygen --config neuron.yaml           make this host's key, for a bus beyond loopback
+  neuron invite                                print the line that is pasted on a gateway's host; good once, for an hour
+  neuron rotate                                make the next key; `neuron rotate --finish` takes it, streams go on
   NEURON_LISTEN=tcp://0.0.0.0:13131 neuron     any key can be overridden; `__` separates levels
 
 stop it with SIGTERM or Ctrl-C: running jobs get `drain_s` to finish; a second signal ends everything at once.
@@ -34,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", nargs="?", choices=("keygen",), help="keygen: make this host's key, or show it")
+    key_commands.add_arguments(parser)
     parser.add_argument("--config", type=Path, default=Path(DEFAULT_CONFIG), help=f"default: {DEFAULT_CONFIG}")
     parser.add_argument("--list-devices", action="store_true", help="print what this host has as YAML, and exit")
     parser.add_argument("--check", action="store_true", help="check the configuration files, and exit")
@@ -46,8 +49,8 @@ def main() -> int:
     """Run the program; return its exit status."""
     arguments = build_parser().parse_args()
     try:
-        if arguments.command == "keygen":
-            return _keygen(arguments.config)
+        if arguments.command is not None:
+            return key_commands.run(arguments)
         return _list_devices() if arguments.list_devices else _serve(arguments.config, check=arguments.check)
     except ConfigError as error:
         print(f"neuron: {error}", file=sys.stderr)
@@ -59,17 +62,6 @@ def _list_devices() -> int:
     from neuron.discovery import format_device_block
 
     print(format_device_block(read_once(), host_memory_mb()))
-    return 0
-
-
-def _keygen(config: Path) -> int:
-    from common.keys import fingerprint, make_pair, read_pair
-
-    settings = load_settings(config)
-    path = config.resolve().parent / settings.keys_dir / "neuron.key"
-    pair = read_pair(path) if path.exists() else make_pair(path)
-    print(f"{path}: {fingerprint(pair.public)}")
-    print(f"on each gateway: cortex trust {settings.name} {pair.public.hex()}")
     return 0
 
 

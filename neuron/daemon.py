@@ -18,10 +18,11 @@ import zmq
 from common.catalogue import Catalogue
 from common.errors import ConfigError, RequestError
 from common.ids import new_incarnation
-from common.keys import fingerprint, read_pair
+from common.keys import fingerprint
 from common.log import choose
 from common.messages import DiskState, LogReply
 from common.sdnotify import ServiceManager
+from neuron.broker.authorized import KEY_FILE
 from neuron.broker.bus import Bus
 from neuron.broker.gate import Gate
 from neuron.discovery import Device
@@ -30,7 +31,7 @@ from neuron.models.hub_cache import cache_folder
 from neuron.models.library import Found, Library, Lookout
 from neuron.process.children import Children
 from neuron.process.children import Exit as ChildEnd
-from neuron.settings import NeuronSettings
+from neuron.settings import NeuronSettings, find_socket_file
 from neuron.sources import identify, resolve_source
 from neuron.state_file import find_state_file, read_state, write_state
 from neuron.supervisor import events
@@ -77,6 +78,7 @@ class Daemon:
         self._settings = settings
         self._devices = {d.uuid: d for d in devices}
         self._keys = base / settings.keys_dir
+        self._socket_file = find_socket_file(settings.socket_file)
         self._state_file = find_state_file(settings.state_dir)
         self._model_dirs = [base / d for d in settings.model_dirs]
         self._hub_cache = cache_folder(base / settings.hub_cache if settings.hub_cache else None)
@@ -99,11 +101,12 @@ class Daemon:
         try:
             gate = self._make_gate(context)
             try:
-                self._bus = Bus(context, self._settings.endpoint.zmq, self._post, gate)
+                self._bus = Bus(context, self._settings.endpoint.zmq, self._post, gate, self._socket_file)
             except zmq.ZMQError as error:
                 if gate is not None:
                     gate.close()
-                raise ConfigError(f"listen: {self._settings.endpoint}: {error.strerror}") from None
+                what = f"listen: {self._settings.endpoint}" + (f", {self._socket_file}" if self._socket_file else "")
+                raise ConfigError(f"{what}: {error.strerror}") from None
             self._children = Children(self._child_exited)
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._ask_to_stop)
@@ -169,13 +172,13 @@ class Daemon:
     def _make_gate(self, context: "zmq.Context[zmq.Socket[bytes]]") -> Gate | None:
         if self._settings.is_plain:
             return None
-        key = self._keys / "neuron.key"
+        key = self._keys / KEY_FILE
         if not key.exists():
             raise ConfigError(
                 f"{key}: is missing, and {self._settings.endpoint} asks for one; run `neuron keygen`, "
                 "or, where nobody else is on the network, set security: plaintext"
             )
-        return Gate(context, read_pair(key), self._keys / "authorized_keys")
+        return Gate(context, self._keys)
 
     def _found(self, models: list[Found], disks: list[DiskState]) -> None:
         """Take what the lookout reports from its thread."""

@@ -13,6 +13,9 @@ from common.endpoint import Endpoint, parse_endpoint
 from common.errors import ConfigError
 from common.log import LogFormat
 
+SOCKET_NAME = "neuron.sock"
+SOCKET_PATH_BYTES = 107
+
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
 
@@ -112,6 +115,9 @@ class NeuronSettings(Section, frozen=True, kw_only=True):
     nobody else is. Unset: plaintext on loopback, curve on any other address."""
     keys_dir: str = "keys"
     """Folder, from this file on, of neuron.key (`neuron keygen`) and authorized_keys (`neuronctl authorize`)."""
+    socket_file: str | None = None
+    """Through it root and the group that the neuron runs as administer it without a key. Unset: neuron.sock in
+    $RUNTIME_DIRECTORY, else none."""
     devices: Literal["auto"] | list[DeviceEntry] = "auto"
     model_dirs: list[str] = msgspec.field(default_factory=lambda: ["/var/lib/neuron/models"])
     """Folders that sources without a kind are looked for in, and that are searched for models nobody described."""
@@ -177,6 +183,15 @@ def load_settings(path: Path) -> NeuronSettings:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return settings
+
+
+def find_socket_file(configured: str | None) -> Path | None:
+    """Return where administrators of this host connect; None: nowhere. Raises ConfigError if the path is too long."""
+    folder = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    path = configured or (f"{folder}/{SOCKET_NAME}" if folder else None)
+    if path is not None and len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        raise ConfigError(f"socket_file: {path}: is longer than the {SOCKET_PATH_BYTES} bytes that the system allows")
+    return Path(path) if path is not None else None
 
 
 def _host_memory_mb() -> int:

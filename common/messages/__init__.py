@@ -53,6 +53,7 @@ from common.messages.orders import (
     Eviction,
     Health,
     Hello,
+    Join,
     Load,
     Memory,
     Models,

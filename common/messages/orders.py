@@ -210,8 +210,21 @@ class ReadLog(Message, frozen=True, kw_only=True):
     """Number of the last line that is known."""
 
 
+class Join(Message, frozen=True, kw_only=True):
+    """Who has been invited gives the key that it wants to be known by, as a gateway; answered with Done or Refused.
+
+    Sent with the invitation's own key, which is good for this message, once.
+    """
+
+    request: str
+    key: str
+    """Public, 64 hexadecimal digits."""
+    comment: str = ""
+    """Whose it is; kept beside the key."""
+
+
 ToNeuron = (
     Hello | Beat | Submit | Abort | Claim | Status | Discover | Health | Models | Effective | Version
     | Load | Unload | Pin | Unpin | ClearCache | Memory | Drain | Undrain | Pause | Resume | RestartWorker
-    | ReadEvents | ReadLog | CancelJobs
+    | ReadEvents | ReadLog | CancelJobs | Join
 )  # fmt: skip

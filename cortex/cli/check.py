@@ -36,7 +36,7 @@ async def _look(configuration: Configuration) -> list[Node]:
         configuration.settings,
         configuration.catalogue,
         created=configuration.created,
-        keys=configuration.bus_keys,
+        keys=configuration.known_neurons.keys,
     )
     try:
         await fleet.open()

@@ -3,7 +3,7 @@
 import importlib.util
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -14,9 +14,10 @@ from common.checkup import Finding, check_port, check_version, show
 from common.codec import decode_from_neuron, encode
 from common.endpoint import Endpoint
 from common.errors import ConfigError, ProtocolError
+from common.handshakes import Handshakes, explain
 from common.ids import new_incarnation
 from common.keys import Credentials
-from common.messages import PROTOCOL_VERSION, Hello, NodeState, Refused
+from common.messages import PROTOCOL_VERSION, FromNeuron, Hello, NodeState, Refused
 from common.sockets import bus_dealer
 from cortex.access.access import Access
 from cortex.configuration import Configuration
@@ -64,7 +65,7 @@ def examine(config: Path) -> Iterator[Finding]:
     if not configuration.settings.neurons:
         yield Finding("failure", "neurons", "none is configured", "add a [[neurons]] section with name and endpoint")
     for name, endpoint in configuration.settings.neuron_endpoints().items():
-        yield from _neuron(f"neuron {name}", endpoint, configuration.bus_keys.credentials(name))
+        yield from _neuron(f"neuron {name}", endpoint, configuration.known_neurons.keys.credentials(name))
 
 
 def _gateway(listen: Endpoint, scheme: str) -> Finding:
@@ -79,26 +80,20 @@ def _gateway(listen: Endpoint, scheme: str) -> Finding:
     return check_version("gateway", str(version))
 
 
-def _neuron(subject: str, endpoint: Endpoint, credentials: Credentials | None) -> Iterator[Finding]:
-    """Say Hello to a neuron as neuronctl does, and judge its state."""
-    incarnation = new_incarnation()
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    link = bus_dealer(context, endpoint.zmq, incarnation, credentials)
+def _neuron(subject: str, endpoint: Endpoint, credentials: Sequence[Credentials]) -> Iterator[Finding]:
+    """Say Hello to a neuron as neuronctl does, and judge its state. `credentials`: one for each key it may have."""
+    trouble: str | None = None
     try:
-        hello = Hello(version=PROTOCOL_VERSION, incarnation=incarnation, role="admin", name="cortex doctor")
-        wait_ms = int(ANSWER_S * 1000)
-        if not link.poll(wait_ms, zmq.POLLOUT):
-            remedy = "is it running, is `listen` beyond loopback, is the port open, is the key known?"
-            yield Finding("failure", subject, f"{endpoint} cannot be reached", remedy)
-            return
-        link.send(encode(hello))
-        answer = decode_from_neuron(link.recv()) if link.poll(wait_ms) else None
+        for own in credentials or (None,):
+            answer, trouble = _hello(endpoint, own)
+            if trouble is None:
+                break
     except ProtocolError as error:
         yield Finding("failure", subject, f"{endpoint}: {error}", "another version, or no neuron")
         return
-    finally:
-        link.close()
-        context.term()
+    if trouble is not None:
+        yield Finding("failure", subject, f"{endpoint} cannot be reached", trouble)
+        return
     if isinstance(answer, Refused):
         yield Finding("failure", subject, answer.message, f"this program is version {__version__}")
     elif not isinstance(answer, NodeState):
@@ -114,3 +109,26 @@ def _neuron(subject: str, endpoint: Endpoint, credentials: Credentials | None) -
                               "run `neuronctl doctor` on that host")  # fmt: skip
         if answer.state == "draining":
             yield Finding("warning", subject, "is draining", "neuronctl undrain")
+
+
+def _hello(endpoint: Endpoint, own: Credentials | None) -> tuple[FromNeuron | None, str | None]:
+    """Return the answer to a Hello, if there is one, and what keeps it from being said. Raises ProtocolError."""
+    incarnation = new_incarnation()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    link = bus_dealer(context, endpoint.zmq, incarnation, own)
+    handshakes = Handshakes(link)
+    try:
+        hello = Hello(version=PROTOCOL_VERSION, incarnation=incarnation, role="admin", name="cortex doctor")
+        wait_ms = int(ANSWER_S * 1000)
+        if not link.poll(wait_ms, zmq.POLLOUT):
+            trouble = handshakes.trouble()
+            if trouble is None:
+                return None, "is it running, is `listen` beyond loopback, is the port open?"
+            key = "KEY" if own is None else own.pair.public.hex()
+            return None, explain(trouble, has_key=own is not None, own_key=key)
+        link.send(encode(hello))
+        return decode_from_neuron(link.recv()) if link.poll(wait_ms) else None, None
+    finally:
+        handshakes.close()
+        link.close()
+        context.term()

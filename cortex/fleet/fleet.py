@@ -61,7 +61,7 @@ class BusFleet:
                 jobs=self.jobs,
                 clock=loop.time,
                 history=self.history,
-                credentials=keys.credentials(name) if keys is not None else None,
+                credentials=keys.credentials(name) if keys is not None else (),
             )
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -70,6 +70,11 @@ class BusFleet:
         """Take another catalogue; jobs that are on their way keep what they were sent with."""
         self._catalogue = catalogue
         self.jobs.placer.adopt(catalogue)
+
+    def adopt_keys(self, keys: BusKeys) -> None:
+        """Take other keys of neurons; a connection whose keys are still accepted goes on."""
+        for name, link in self._links.items():
+            link.adopt_keys(keys.credentials(name))
 
     async def open(self) -> None:
         """Connect to every neuron, and wait a moment for those that answer."""

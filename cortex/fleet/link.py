@@ -6,7 +6,7 @@ jobs has run out too.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import zmq
@@ -15,7 +15,6 @@ from common.catalogue import Profile
 from common.codec import decode_from_neuron, encode
 from common.endpoint import Endpoint
 from common.errors import Code, ProtocolError, RequestError
-from common.handshakes import Handshakes, explain
 from common.ids import new_job_id
 from common.keys import Credentials
 from common.log import fields
@@ -45,7 +44,7 @@ from common.messages import (
     Tokens,
     ToNeuron,
 )
-from common.sockets import Channel, bus_dealer
+from cortex.fleet.connection import Connection
 from cortex.fleet.history import History
 from cortex.fleet.view import Applied, LinkState, Node
 
@@ -56,9 +55,6 @@ HELLO_S = 1.0
 """Between Hellos that are not answered."""
 REFUSED_S = 5.0
 """Between Hellos to a neuron that speaks another protocol: it may be updated."""
-REOPEN_S = 2.0
-"""Between sockets to a neuron that takes no connection: after a refused handshake libzmq does not try again by itself,
-and the key may be authorised meanwhile."""
 CUT_TICKS = 2
 """Looks at a connection that takes nothing, a quarter of a second apart, until it counts as cut."""
 QUIET_S = 1.0
@@ -107,24 +103,19 @@ class Link:
         jobs: Jobs,
         clock: Callable[[], float],
         history: History,
-        credentials: Credentials | None = None,
+        credentials: Sequence[Credentials] = (),
     ) -> None:
-        """`incarnation`: of this gateway process. `clock`: monotonic seconds. `credentials`: None is plain text."""
+        """`incarnation`: of this gateway process. `clock`: monotonic seconds. `credentials`: none is plain text."""
         self.node = Node(name, str(endpoint))
         self.undecodable = 0
         """Frames that were no messages."""
-        self._endpoint = endpoint
-        self._credentials = credentials
         self._hello = Hello(
             version=PROTOCOL_VERSION, incarnation=incarnation, role="gateway", name="cortex", eviction=eviction
         )
         self._jobs = jobs
         self._history = history
         self._clock = clock
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._channel: Channel | None = None
-        self._handshakes: Handshakes | None = None
-        self._connected_at = -1e9
+        self._connection = Connection(name, endpoint.zmq, incarnation, self._receive, clock, credentials)
         self._is_greeted = False
         """A full state has answered the last Hello."""
         self._is_name_checked = False
@@ -141,30 +132,18 @@ class Link:
     def open(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
         """Connect; tick() does the rest."""
         self._opened_at = self._heard_at = self._clock()
-        self._context = context
-        self._connect(context)
+        self._connection.open(context)
 
-    def _connect(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
-        self._disconnect()
-        self._connected_at = self._clock()
-        dealer = bus_dealer(context, self._endpoint.zmq, self._hello.incarnation, self._credentials)
-        self._handshakes = Handshakes(dealer)
-        self._channel = Channel(dealer, self._receive)
-
-    def _disconnect(self) -> None:
-        if self._handshakes is not None:
-            self._handshakes.close()
-            self._handshakes = None
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+    def adopt_keys(self, credentials: Sequence[Credentials]) -> None:
+        """Take other keys of the neuron."""
+        if not self._connection.adopt(credentials) and self._is_greeted:
+            self._cut()
 
     def close(self) -> None:
         """Tell the neuron that nothing is wanted any more, and disconnect."""
-        if self._channel is not None:
-            if self._is_greeted:
-                self._send(Beat(incarnation=self._hello.incarnation))
-            self._disconnect()
+        if self._is_greeted:
+            self._send(Beat(incarnation=self._hello.incarnation))
+        self._connection.close()
 
     def tick(self) -> None:
         """Say what is due, and judge the silence. To be called a few times a second."""
@@ -175,9 +154,7 @@ class Link:
                 if self._send(self._hello):
                     self._hello_at = now
                 else:
-                    self._explain_silence()
-                    if self._context is not None and now - self._connected_at >= REOPEN_S:
-                        self._connect(self._context)
+                    self._explain_silence(self._connection.retry())
             if not node.is_known and not self._is_absence_told and now - self._opened_at >= HELLO_S:
                 self._is_absence_told = True
                 log.warning("neuron %s at %s does not answer; waiting for it", node.name, node.endpoint)
@@ -187,8 +164,8 @@ class Link:
                 self._cut()
             elif now - self._heard_at >= QUIET_S:
                 self._send(Health(request=new_job_id()))
-        if self._is_greeted and self._channel is not None:
-            self._unwritable = 0 if self._channel.can_send() else self._unwritable + 1
+        if self._is_greeted and self._connection.is_open:
+            self._unwritable = 0 if self._connection.can_send() else self._unwritable + 1
             if self._unwritable >= CUT_TICKS:
                 self._cut()
         silence_s = now - self._heard_at
@@ -197,15 +174,9 @@ class Link:
         elif silence_s >= SUSPECT_S:
             self._suspect(f"silent for {silence_s:.1f} s")
 
-    def _explain_silence(self) -> None:
+    def _explain_silence(self, error: str | None) -> None:
         """Tell a neuron with which no handshake succeeds from one that is not there."""
-        trouble = None if self._handshakes is None else self._handshakes.trouble()
-        if trouble is None:
-            return
-        own = self._credentials
-        key = "KEY" if own is None else own.pair.public.hex()
-        error = explain(trouble, has_key=own is not None, own_key=key)
-        if error != self.node.error:
+        if error is not None and error != self.node.error:
             self.node.error = error
             log.error("neuron %s at %s cannot be spoken to: %s", self.node.name, self.node.endpoint, error)
 
@@ -275,14 +246,7 @@ class Link:
         self._jobs.lose(self.node.name, why)
 
     def _send(self, message: ToNeuron) -> bool:
-        if self._channel is None:
-            return False
-        frame = encode(message)
-        try:
-            self._channel.send([frame])
-        except zmq.Again:
-            return False
-        return True
+        return self._connection.send(encode(message))
 
     def _receive(self, frames: list[bytes]) -> None:
         try:
@@ -346,6 +310,7 @@ class Link:
             return
         if state.full:
             self._is_greeted = True
+            self._connection.settle()
         if applied is not Applied.LATE:
             self._jobs.learn(node, state)
             self._history.learn(node.name, state)

@@ -1,4 +1,4 @@
-"""The supervisor's ROUTER to gateways and neuronctl, and the lines to its own children. Shell; decides nothing.
+"""The supervisor's messages with gateways and neuronctl, and the lines to its own children. Shell; decides nothing.
 
 Tokens are relayed from worker to gateway without being decoded. A gateway that is behind is *held*: a few frames wait
 for it here, the workers merge its tokens until it goes on, and nobody else notices.
@@ -11,15 +11,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 import zmq
 
-from common.codec import decode_from_prep, decode_from_worker, decode_to_neuron, encode
-from common.errors import Code, ProtocolError, RequestError
-from common.messages import TOKENS_FRAME, FromNeuron, Go, Hold, Refused, ToPrep, ToWorker
-from common.sockets import Channel, bus_router, receive_with_user
+from common.codec import decode_from_prep, decode_from_worker, encode
+from common.errors import ProtocolError
+from common.messages import TOKENS_FRAME, FromNeuron, Go, Hold, ToPrep, ToWorker
+from neuron.broker.doors import Doors
 from neuron.broker.gate import Gate
 from neuron.broker.line import Line
 from neuron.discovery import ProbeReading
@@ -33,8 +34,6 @@ FLUSH_S = 0.005
 """Between attempts to send to held gateways."""
 COMPLAINT_S = 5.0
 """Undecodable frames are logged no more often than this."""
-RELOAD_S = 0.5
-"""Between looks at authorized_keys."""
 
 
 class Bus:
@@ -46,10 +45,11 @@ class Bus:
         listen: str,
         post: Callable[[Event], None],
         gate: Gate | None = None,
+        local: Path | None = None,
     ) -> None:
         """Bind the public socket; `post` takes every event. Raises zmq.ZMQError, for example EADDRINUSE.
 
-        `gate`: who may speak; None: everybody, in plain text.
+        `gate`: who may speak; None: everybody, in plain text. `local`: a socket file for who administers this host.
         """
         self._post = post
         self._loop = asyncio.get_running_loop()
@@ -60,24 +60,21 @@ class Bus:
         self._complained_at = 0.0
         self.undecodable = 0
         """Frames from either side that were no messages."""
-        self._reload_timer: asyncio.TimerHandle | None = None
-        self._gate = gate
-        if gate is None:
-            self._public = Channel(bus_router(context, listen), self._from_peer)
-        else:
-            router = bus_router(context, listen, gate.pair)
-            self._public = Channel(router, partial(self._from_key, gate), partial(receive_with_user, router))
-            self._reload_keys(gate)
+        self._doors = Doors(
+            context,
+            listen,
+            gate=gate,
+            local=local,
+            hear=lambda peer, message: post(PeerSaid(peer, message)),
+            lose=self._give_up,
+            complain=partial(self._complain, "a peer"),
+        )
 
     def close(self) -> None:
         """Close the public socket and all lines."""
         if self._flush_timer is not None:
             self._flush_timer.cancel()
-        if self._reload_timer is not None:
-            self._reload_timer.cancel()
-        self._public.close()
-        if self._gate is not None:
-            self._gate.close()
+        self._doors.close()
         for line in self._lines.values():
             line.close()
 
@@ -116,7 +113,7 @@ class Bus:
                 self._give_up(peer, f"{HELD_FRAMES} messages behind")
             return
         try:
-            self._public.send([peer.encode(), payload])
+            self._doors.send(peer, payload)
         except zmq.Again:
             log.warning("gateway %s is behind; holding its tokens", peer[:8])
             self._held[peer] = deque([payload])
@@ -133,7 +130,7 @@ class Bus:
         for peer, waiting in list(self._held.items()):
             try:
                 while waiting:
-                    self._public.send([peer.encode(), waiting[0]])
+                    self._doors.send(peer, waiting[0])
                     waiting.popleft()
             except zmq.Again:
                 continue
@@ -155,41 +152,6 @@ class Bus:
     def _tell_workers(self, message: Hold | Go) -> None:
         for incarnation in self._workers:
             self.send_child(incarnation, message)
-
-    def _from_peer(self, frames: list[bytes]) -> None:
-        try:
-            if len(frames) != 2:
-                raise ProtocolError(f"{len(frames) - 1} frames instead of one")
-            self._post(PeerSaid(_name(frames[0]), decode_to_neuron(frames[1])))
-        except ProtocolError as error:
-            self._complain("a peer", error)
-
-    def _from_key(self, gate: Gate, frames: list[bytes]) -> None:
-        """Take a message whose sender is known by key: `[user, routing id, message]`."""
-        try:
-            user = _name(frames[0])
-            if not gate.knows(user):
-                return  # revoked since its handshake; it was told once
-            if len(frames) != 3:
-                raise ProtocolError(f"{len(frames) - 2} frames instead of one")
-            peer, message = _name(frames[1]), decode_to_neuron(frames[2])
-            try:
-                gate.judge(user, peer, message)
-            except RequestError as error:
-                log.warning("peer %s: %s", peer[:8], error.message)
-                request = getattr(message, "request", None)
-                self.send_peer(peer, Refused(request=request, code=error.code, message=error.message))
-                return
-            self._post(PeerSaid(peer, message))
-        except ProtocolError as error:
-            self._complain("a peer", error)
-
-    def _reload_keys(self, gate: Gate) -> None:
-        for peer in gate.reload():
-            text = "this key was revoked, or has another role now"
-            self.send_peer(peer, Refused(code=Code.PERMISSION_DENIED, message=text))
-            self._give_up(peer, "its key was revoked or changed")
-        self._reload_timer = self._loop.call_later(RELOAD_S, self._reload_keys, gate)
 
     def _from_worker(self, worker: str, parts: list[bytes]) -> None:
         try:

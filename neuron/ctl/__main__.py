@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from common.endpoint import parse_endpoint
+from common.endpoint import Endpoint, SocketFile, parse_endpoint
 from common.errors import ConfigError, HelexaError
 from common.keys import Credentials, parse_key, read_pair
 from common.revision import ShowVersion
@@ -13,6 +13,8 @@ from neuron.ctl.client import NeuronClient, NoAnswer
 from neuron.ctl.commands import COMMANDS
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:13131"
+DEFAULT_SOCKET = "/run/neuron/neuron.sock"
+"""Of the packages' service."""
 DONE, FAILED, USAGE, NO_ANSWER = 0, 1, 2, 3
 
 _EPILOG = """\
@@ -27,14 +29,15 @@ examples:
   neuronctl pull hf:ORG/REPO:Q4_K_M        fetch a model to this host; models ls --disk shows what is there
   neuronctl load smollm2-135m-instruct --device CPU-1
   neuronctl drain --device CPU-1           finish its jobs, take no new ones, end its worker
-  neuronctl --key /etc/neuron/keys/neuron.key status      where the bus is encrypted: root, on the host itself
+  neuronctl --endpoint beast:13131 --key MY.key --neuron-key KEY status      where the bus is encrypted
   neuronctl authorize gateway KEY cortex   let a gateway in; revoke KEY ends that at once
   neuronctl restart CPU-1                  a new worker process; its models are loaded again
 
   eval "$(neuronctl completion bash)"      completion of commands and options; also zsh and fish
 
 exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 nobody answers
-NEURON_ENDPOINT sets the default of --endpoint.
+NEURON_ENDPOINT sets the default of --endpoint. Without either, and without --key, root and the group `neuron` go by
+the socket file /run/neuron/neuron.sock where there is one: no key is needed on the host itself.
 """
 
 
@@ -42,7 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line's grammar."""
     # The same options are accepted before and after the command; SUPPRESS keeps one from resetting the other.
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    shared.add_argument("--endpoint", metavar="ADDRESS", help=f"default: $NEURON_ENDPOINT, else {DEFAULT_ENDPOINT}")
+    shared.add_argument(
+        "--endpoint",
+        metavar="ADDRESS",
+        help=f"host:port, or ipc://FILE on the host itself; default: $NEURON_ENDPOINT, else {DEFAULT_SOCKET} for whom "
+        f"it lets in, else {DEFAULT_ENDPOINT}",
+    )
     shared.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="silence that is accepted (default: 5)")
     shared.add_argument(
         "--key", dest="key_file", metavar="FILE", help="secret key, yours or the neuron's; default: $NEURON_KEY"
@@ -80,15 +88,27 @@ def _credentials(arguments: argparse.Namespace) -> Credentials | None:
     return Credentials(pair, parse_key(text, "--neuron-key") if text else pair.public)
 
 
+def choose_endpoint(arguments: argparse.Namespace, socket_file: str = DEFAULT_SOCKET) -> Endpoint | SocketFile:
+    """Return where the neuron is spoken to. Raises ConfigError."""
+    text = getattr(arguments, "endpoint", os.environ.get("NEURON_ENDPOINT"))
+    if text is None:
+        has_key = bool(getattr(arguments, "key_file", os.environ.get("NEURON_KEY")))
+        if not has_key and os.access(socket_file, os.R_OK | os.W_OK):
+            return SocketFile(socket_file)
+        text = DEFAULT_ENDPOINT
+    if text.startswith("ipc://"):
+        return SocketFile(text.removeprefix("ipc://"))
+    return parse_endpoint(text, "--endpoint")
+
+
 def main() -> int:
     """Run the program; return its exit status."""
     arguments = build_parser().parse_args()
     command = COMMANDS[arguments.command]
     try:
-        endpoint = parse_endpoint(
-            getattr(arguments, "endpoint", os.environ.get("NEURON_ENDPOINT", DEFAULT_ENDPOINT)), "--endpoint"
-        )
-        with NeuronClient(endpoint, getattr(arguments, "timeout", 5.0), _credentials(arguments)) as client:
+        with NeuronClient(
+            choose_endpoint(arguments), getattr(arguments, "timeout", 5.0), _credentials(arguments)
+        ) as client:
             command.run(client, arguments, as_json=getattr(arguments, "json", False))
     except NoAnswer as error:
         print(f"neuronctl: {error}", file=sys.stderr)

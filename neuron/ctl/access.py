@@ -7,7 +7,7 @@ import orjson
 
 from common.errors import ConfigError, HelexaError
 from common.keys import fingerprint, read_pair
-from neuron.broker.authorized import ROLES, authorize, read_authorized, revoke
+from neuron.broker.authorized import AUTHORIZED_FILE, KEY_FILE, ROLES, authorize, read_authorized, revoke
 from neuron.ctl.client import NeuronClient
 from neuron.ctl.disk import DEFAULT_CONFIG
 from neuron.settings import load_settings
@@ -34,14 +34,14 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def run_authorize(_: NeuronClient, arguments: argparse.Namespace, as_json: bool) -> None:
     """Let a key in, or give it another role. Raises ConfigError."""
-    file = keys_dir(arguments.config) / "authorized_keys"
+    file = keys_dir(arguments.config) / AUTHORIZED_FILE
     authorize(file, arguments.role, arguments.key, arguments.comment)
     _say({"authorized": arguments.key, "role": arguments.role}, f"{file}: {arguments.role} {arguments.key}", as_json)
 
 
 def run_revoke(_: NeuronClient, arguments: argparse.Namespace, as_json: bool) -> None:
     """Let a key in no more. Raises ConfigError, and HelexaError if it is not there."""
-    file = keys_dir(arguments.config) / "authorized_keys"
+    file = keys_dir(arguments.config) / AUTHORIZED_FILE
     if not revoke(file, arguments.key):
         raise HelexaError(f"{file}: there is no key {arguments.key}")
     _say({"revoked": arguments.key}, f"{file}: revoked {arguments.key}", as_json)
@@ -50,8 +50,8 @@ def run_revoke(_: NeuronClient, arguments: argparse.Namespace, as_json: bool) ->
 def run_keys(_: NeuronClient, arguments: argparse.Namespace, as_json: bool) -> None:
     """Show this neuron's key and those it lets in. Raises ConfigError."""
     folder = keys_dir(arguments.config)
-    own = read_pair(folder / "neuron.key").public
-    roles = read_authorized(folder / "authorized_keys")
+    own = read_pair(folder / KEY_FILE).public
+    roles = read_authorized(folder / AUTHORIZED_FILE)
     text = [f"neuron    {own.hex()}  {fingerprint(own)}"]
     text += [f"{role:<9} {key}  {fingerprint(bytes.fromhex(key))}" for key, role in roles.items()]
     _say({"neuron": own.hex(), "authorized": roles}, "\n".join(text), as_json)

@@ -8,7 +8,7 @@ import msgspec
 import zmq
 
 from common.codec import decode_from_neuron, encode
-from common.endpoint import Endpoint
+from common.endpoint import Endpoint, SocketFile
 from common.errors import Code, HelexaError
 from common.handshakes import Handshakes, explain
 from common.ids import new_incarnation, new_request_id
@@ -43,7 +43,9 @@ class RequestRefused(HelexaError):
 class NeuronClient:
     """One connection; use as a context manager."""
 
-    def __init__(self, endpoint: Endpoint, timeout_s: float = 5.0, credentials: Credentials | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint | SocketFile, timeout_s: float = 5.0, credentials: Credentials | None = None
+    ) -> None:
         """`timeout_s`: how long the neuron may be silent. Without `credentials` in plain text."""
         self._endpoint = endpoint
         self._timeout_s = timeout_s
@@ -129,6 +131,11 @@ class NeuronClient:
                 "authorize gateway", "authorize admin"
             )
             return NoAnswer(f"the neuron at {self._endpoint} cannot be spoken to: {text}")
+        if isinstance(self._endpoint, SocketFile):
+            return NoAnswer(
+                f"no neuron answers at {self._endpoint} within {self._timeout_s:g} s; is it running "
+                "(systemctl status neuron), and are you root or of its group?"
+            )
         return NoAnswer(
             f"no neuron answers at {self._endpoint} within {self._timeout_s:g} s; is it running "
             "(systemctl status neuron), and does it know this key (--key; none: plain text)?"

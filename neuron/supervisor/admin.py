@@ -21,6 +21,7 @@ from common.messages import (
     Health,
     HealthReply,
     JobRow,
+    Join,
     Load,
     Memory,
     MemoryReply,
@@ -59,7 +60,7 @@ GATHER_S = 2.0
 
 AdminRequest = (
     Claim | Status | Discover | Health | Models | Effective | Version | Load | Unload | Pin | Unpin | ClearCache
-    | Memory | Drain | Undrain | Pause | Resume | RestartWorker | ReadEvents | ReadLog
+    | Memory | Drain | Undrain | Pause | Resume | RestartWorker | ReadEvents | ReadLog | Join
 )  # fmt: skip
 
 
@@ -140,6 +141,8 @@ class Admin:
                 return self._resume(peer, message)
             case RestartWorker():
                 return self._restart(peer, message)
+            case Join():  # of an invited peer it would not have come this far
+                self._refuse(peer, message.request, Code.PERMISSION_DENIED, "there is no such invitation here")
         return []
 
     def _refuse(self, peer: str, request: str, code: Code, text: str) -> None:

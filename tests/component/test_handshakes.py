@@ -98,5 +98,5 @@ def test_neuronctl_says_what_to_do(tmp_path: Path) -> None:
         with NeuronClient(Endpoint("127.0.0.1", port), 0.5) as client, pytest.raises(NoAnswer, match="is encrypted"):
             client.ask(lambda r: None, int)  # type: ignore[arg-type,return-value]
     texts = {explain(t, has_key=has_key, own_key="abc") for t in Trouble for has_key in (True, False)}
-    assert len(texts) == 4
+    assert len(texts) == 5
     assert any("authorize gateway abc" in t for t in texts)

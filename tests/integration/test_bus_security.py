@@ -1,9 +1,8 @@
 """A neuron with keys: nothing answers a stranger, roles hold for each message, and a revoked key stops."""
 
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+import contextlib
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,7 +14,7 @@ from common.codec import encode
 from common.endpoint import Endpoint
 from common.errors import Code
 from common.ids import new_incarnation
-from common.keys import Credentials, KeyPair, make_pair
+from common.keys import Credentials, make_pair
 from common.messages import (
     PROTOCOL_VERSION,
     Abort,
@@ -24,16 +23,18 @@ from common.messages import (
     Load,
     Status,
     StatusReply,
-    Version,
-    VersionReply,
+    Unload,
 )
 from common.sockets import bus_dealer
 from neuron.ctl.client import NeuronClient, NoAnswer, RequestRefused
+from tests.support.bus_keys import DEADLINE_S, answers, client, config, key_of, let_in, printed, run, wait_until
 from tests.support.fake_engine import write_model
-from tests.support.harness import ROOT, Gateway, Neuron, free_port
+from tests.support.harness import Gateway, Neuron, free_port
+from tests.support.recorder import Recorder
 from tests.support.streams import chat
 
-DEADLINE_S = 20.0
+GREETING, WELCOME = 64, 2 + 168
+"""Bytes of ZMTP 3.1's first two answers to whoever connects to a CURVE server (RFC 23, RFC 26)."""
 
 
 @pytest.fixture
@@ -42,44 +43,6 @@ def neuron(tmp_path: Path) -> Iterator[Neuron]:
     models = [{"id": "m", "source": source, "vram_mb": 200, "context": 2000}]
     with Neuron(tmp_path / "n", models=models, engine="tests.support.fake_engine", security="curve") as started:
         yield started
-
-
-def key_of(neuron: Neuron) -> bytes:
-    assert neuron.credentials is not None
-    return neuron.credentials.neuron
-
-
-def client(neuron: Neuron, pair: KeyPair, timeout_s: float = 5.0) -> NeuronClient:
-    return NeuronClient(Endpoint("127.0.0.1", neuron.port), timeout_s, Credentials(pair, key_of(neuron)))
-
-
-def config(neuron: Neuron) -> str:
-    return str(neuron.folder / "neuron.yaml")
-
-
-def wait_until(is_true: Callable[[], bool], neuron: Neuron) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_true():
-        assert time.monotonic() < deadline, neuron.log
-        time.sleep(0.05)
-
-
-def let_in(neuron: Neuron, role: str, path: Path) -> KeyPair:
-    """Authorise a new key as an operator does, and wait until it is."""
-    pair = make_pair(path)
-    done = neuron.ctl("authorize", role, pair.public.hex(), "a test's", "--config", config(neuron))
-    assert done.returncode == 0, done.stderr
-    wait_until(lambda: answers(neuron, pair), neuron)
-    return pair
-
-
-def answers(neuron: Neuron, pair: KeyPair) -> bool:
-    try:
-        with client(neuron, pair, 0.5) as asking:
-            asking.ask(lambda r: Version(request=r), VersionReply)
-    except NoAnswer:
-        return False
-    return True
 
 
 def test_without_an_authorised_key_nothing_answers(neuron: Neuron, tmp_path: Path) -> None:
@@ -134,18 +97,39 @@ def test_an_admins_key_does_not_pass_for_a_gateway_nor_for_another_peer(neuron: 
         context.term()
 
 
+def test_a_recorded_conversation_that_is_sent_again_does_nothing_and_learns_nothing(
+    neuron: Neuron, tmp_path: Path
+) -> None:
+    admin = let_in(neuron, "admin", tmp_path / "admin")
+    with Recorder(neuron.port) as recorder:
+        own = Credentials(admin, key_of(neuron))
+        with NeuronClient(Endpoint("127.0.0.1", recorder.port), 5.0, own) as asking:
+            asking.ask(lambda r: Load(request=r, model="m"), Done)
+    with client(neuron, admin) as asking:
+        asking.ask(lambda r: Unload(request=r, model="m"), Done)
+    before = neuron.wait_for(lambda s: s["state"]["models"][0]["status"] == "unloaded")["state"]["events"]
+    said = recorder.sent()
+    assert len(said) > GREETING + WELCOME  # greeting, handshake, Hello and Load
+    heard = b""
+    with socket.create_connection(("127.0.0.1", neuron.port), timeout=DEADLINE_S) as replay:
+        replay.sendall(said)
+        with contextlib.suppress(ConnectionResetError):
+            while piece := replay.recv(65536):
+                heard += piece
+    # What whoever connects is told before it has proven that it has a key; then it is cut off.
+    assert len(heard) <= GREETING + WELCOME
+    status = neuron.status()
+    assert status["state"]["models"][0]["status"] == "unloaded"
+    assert [e["cursor"] for e in status["state"]["events"]] == [e["cursor"] for e in before]
+
+
 def test_a_gateway_serves_by_key_until_it_is_revoked_and_again_once_it_is_authorised(
     neuron: Neuron, tmp_path: Path
 ) -> None:
     folder = tmp_path / "g"
     gateway = Gateway(folder, endpoints={"beast": neuron.endpoint}, recovery_s=0.2, node_grace_s=0.2)
-    file = str(folder / "cortex.yaml")
-    trusted = subprocess.run(
-        [sys.executable, "-m", "cortex", "trust", "beast", key_of(neuron).hex(), "--config", file],
-        capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
-    )  # fmt: skip
-    assert trusted.returncode == 0, trusted.stderr
-    own = trusted.stdout.split("neuronctl authorize gateway ")[1].split()[0]
+    trusted = printed("cortex", "trust", "beast", key_of(neuron).hex(), "--config", config(gateway, "cortex"))
+    own = trusted.split("neuronctl authorize gateway ")[1].split()[0]
 
     def serves() -> bool:
         return httpx.post(
@@ -175,10 +159,7 @@ def test_beyond_loopback_a_neuron_wants_a_key_or_the_word_plaintext(tmp_path: Pa
     path = tmp_path / "neuron.yaml"
     devices = [{"kind": "cpu", "memory_mb": 500}]
     path.write_text(yaml.safe_dump({"listen": f"tcp://0.0.0.0:{free_port()}", "devices": devices}))
-    started = subprocess.run(
-        [sys.executable, "-m", "neuron", "--config", str(path)],
-        capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
-    )  # fmt: skip
+    started = run("neuron", "--config", str(path))
     assert started.returncode == 1
     assert "neuron keygen" in started.stderr
     assert "security: plaintext" in started.stderr

@@ -10,7 +10,7 @@ from common.endpoint import parse_endpoint
 from common.errors import ConfigError
 from common.keys import make_pair, parse_key, read_pair
 from common.messages import Beat, Claim, Hello, Load, Status, Submit
-from cortex.bus_keys import BusKeys, read_bus_keys, read_known, trust
+from cortex.bus_keys import BusKeys, WatchedBusKeys, read_bus_keys, read_known, trust
 from cortex.configuration import Configuration
 from neuron.broker.authorized import ALLOWED, authorize, read_authorized, revoke
 from neuron.settings import NeuronSettings
@@ -107,39 +107,88 @@ def test_roles_are_nested() -> None:
     assert {Submit, Claim, Beat} <= ALLOWED["gateway"] - ALLOWED["admin"]
 
 
+def test_a_comment_cannot_be_a_second_line(tmp_path: Path) -> None:
+    path = tmp_path / "authorized_keys"
+    for breaking in "\n\r\v\x85\u2028":
+        with pytest.raises(ConfigError, match="one line"):
+            authorize(path, "observer", ONE, f"x{breaking}admin {TWO}")
+    assert read_authorized(path) == {}
+
+
 def test_a_changed_key_of_a_neuron_is_refused_with_the_command_that_accepts_it(tmp_path: Path) -> None:
     path = tmp_path / "known_neurons"
-    trust(path, "beast", bytes.fromhex(ONE), replace=False)
-    trust(path, "benjy", bytes.fromhex(ONE), replace=False)
-    trust(path, "beast", bytes.fromhex(ONE), replace=False)
+    one, two = bytes.fromhex(ONE), bytes.fromhex(TWO)
+    trust(path, "beast", one)
+    trust(path, "benjy", one)
+    trust(path, "beast", one)
     with pytest.raises(ConfigError, match=f"cortex trust beast {TWO} --replace"):
-        trust(path, "beast", bytes.fromhex(TWO), replace=False)
-    trust(path, "beast", bytes.fromhex(TWO), replace=True)
-    assert read_known(path) == {"beast": bytes.fromhex(TWO), "benjy": bytes.fromhex(ONE)}
+        trust(path, "beast", two)
+    trust(path, "beast", two, other="replace")
+    assert read_known(path) == {"beast": (two,), "benjy": (one,)}
+
+
+def test_two_keys_are_accepted_while_one_follows_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "known_neurons"
+    one, two = bytes.fromhex(ONE), bytes.fromhex(TWO)
+    trust(path, "beast", one)
+    trust(path, "beast", two, other="also")
+    trust(path, "beast", one)  # said again, it changes nothing
+    assert read_known(path) == {"beast": (one, two)}
+    trust(path, "beast", two, other="replace")
+    assert read_known(path) == {"beast": (two,)}
 
 
 def test_a_gateway_that_knows_keys_needs_its_own(tmp_path: Path) -> None:
     config = tmp_path / "cortex.toml"
     assert read_bus_keys(config) == BusKeys()
-    trust(tmp_path / "known_neurons", "beast", bytes.fromhex(ONE), replace=False)
+    trust(tmp_path / "known_neurons", "beast", bytes.fromhex(ONE))
     with pytest.raises(ConfigError, match="cortex keygen"):
         read_bus_keys(config)
     pair = make_pair(tmp_path / "cortex.key")
     keys = read_bus_keys(config)
-    credentials = keys.credentials("beast")
-    assert credentials is not None
+    (credentials,) = keys.credentials("beast")
     assert (credentials.pair, credentials.neuron) == (pair, bytes.fromhex(ONE))
-    assert keys.credentials("benjy") is None
+    assert keys.credentials("benjy") == ()
+
+
+def test_a_running_gateway_follows_its_files_but_never_back_to_plain_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known, key = tmp_path / "known_neurons", tmp_path / "cortex.key"
+    watched = WatchedBusKeys(tmp_path / "cortex.toml")
+    assert watched.keys == BusKeys()
+    pair = make_pair(key)
+    assert not watched.refresh()
+    trust(known, "beast", bytes.fromhex(ONE))
+    assert watched.refresh()
+    assert not watched.refresh()
+    accepted = watched.keys
+    assert accepted.known == {"beast": (bytes.fromhex(ONE),)}
+
+    known.write_text("beast nonsense\n")
+    assert not watched.refresh()
+    known.unlink()
+    assert not watched.refresh()
+    assert watched.keys == accepted
+    assert "is gone" in caplog.text
+
+    trust(known, "beast", bytes.fromhex(TWO))
+    key.unlink()
+    make_pair(key)
+    assert watched.refresh()
+    # A neuron has tied this process's routing id to the key that it came with.
+    assert watched.keys == BusKeys(pair, {"beast": (bytes.fromhex(TWO),)})
+    assert "only a restart applies that" in caplog.text
 
 
 def test_the_users_configuration_needs_no_key_more(tmp_path: Path) -> None:
     config = tmp_path / "cortex.toml"
     config.write_text(USERS_OWN)
-    assert Configuration(config).bus_keys == BusKeys()
+    assert Configuration(config).known_neurons.keys == BusKeys()
     make_pair(tmp_path / "cortex.key")
-    trust(tmp_path / "known_neurons", "beast", bytes.fromhex(ONE), replace=False)
+    trust(tmp_path / "known_neurons", "beast", bytes.fromhex(ONE))
     configuration = Configuration(config)
-    assert configuration.bus_keys.credentials("beast") is not None
+    assert len(configuration.known_neurons.keys.credentials("beast")) == 1
     assert [str(e) for e in configuration.settings.neuron_endpoints().values()] == [
         "beast.internal:13131", "benjy.internal:13131",
     ]  # fmt: skip

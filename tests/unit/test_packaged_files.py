@@ -12,6 +12,8 @@ from common.catalogue import load_catalogue
 from common.errors import ConfigError
 from cortex import __main__ as cortex_main
 from cortex.settings import load_settings as load_gateway
+from neuron.ctl.__main__ import DEFAULT_SOCKET
+from neuron.settings import SOCKET_NAME
 from neuron.settings import load_settings as load_neuron
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +41,18 @@ def test_the_packaged_neuron_says_in_so_many_words_that_it_is_for_a_trusted_netw
 def test_what_neuronctl_pulls_lies_where_the_service_looks_and_may_write() -> None:
     assert "CacheDirectory=neuron" in (ROOT / "systemd/neuron.service").read_text().splitlines()
     assert (load_neuron(ROOT / "rpm/etc/neuron.yaml").hub_cache or "").startswith("/var/cache/neuron/")
+
+
+def test_the_service_may_write_who_joins_by_invitation_and_answers_at_neuronctls_default_address() -> None:
+    unit = (ROOT / "systemd/neuron.service").read_text().splitlines()
+    keys = f"/etc/neuron/{load_neuron(ROOT / 'rpm/etc/neuron.yaml').keys_dir}"
+    assert f"ReadWritePaths=-{keys}" in unit
+    assert f"d {keys} 0750 neuron neuron" in (ROOT / "systemd/neuron.tmpfiles").read_text().splitlines()
+    assert "RuntimeDirectory=neuron" in unit
+    assert f"/run/neuron/{SOCKET_NAME}" == DEFAULT_SOCKET
+    spec = (ROOT / "rpm/helexa-neuron.spec").read_text()
+    assert "%{_bindir}/neuron keygen" in spec.split("%post\n")[1].split("%preun")[0]  # a key is made at install
+    assert "%dir %attr(0750,neuron,neuron) %{_sysconfdir}/neuron/keys\n" in spec
 
 
 def test_the_shipped_models_file_is_accepted() -> None:
@@ -78,7 +92,7 @@ def test_each_exception_from_the_hardening_is_explained_beside_its_line(unit: st
     lines = (ROOT / f"systemd/{unit}.service").read_text().splitlines()
     loosened = re.compile(
         r"(MemoryDenyWriteExecute|PrivateDevices|PrivateUsers)=no|ProcSubset=all|ProtectProc=default"
-        r"|RestrictAddressFamilies=|SystemCallFilter=(~@privileged$|sched_)"
+        r"|ReadWritePaths=|RestrictAddressFamilies=|SystemCallFilter=(~@privileged$|sched_)"
     )
     for before, line in pairwise(lines):
         if loosened.match(line):
