@@ -123,6 +123,8 @@ class ModelState(Part, frozen=True, kw_only=True):
     """Other models have to make room before it can be loaded."""
     service_ms: int | None = None
     """Measured time that a request holds its slot; None: none has ended yet."""
+    displaced: bool = False
+    """The device that held it is in quarantine, and no other one of this host has room: another neuron may load it."""
     unloaded_because: str | None = None
     """Of the last unload that nobody asked for."""
     prefixes: list[str] = []

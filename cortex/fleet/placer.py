@@ -1,10 +1,13 @@
 """Sends jobs to a neuron: to a replica of their model, or to where all gateways agree that it is loaded."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from common.catalogue import Catalogue, Profile
 from common.errors import Code, RequestError
+from common.log import fields
 from common.messages import Claimed, ModelState, NodeState
 from cortex.fleet import placement, routing
 from cortex.fleet.calls import Track
@@ -12,10 +15,14 @@ from cortex.fleet.claims import Claims
 from cortex.fleet.link import Link
 from cortex.fleet.listing import NO_NEURON_RETRY_S
 from cortex.fleet.recovery import Patience
-from cortex.fleet.view import Holders, Node
+from cortex.fleet.view import Holders, LinkState, Node
+
+log = logging.getLogger(__name__)
 
 SPREAD_S = 5.0
 """Between two looks at whether a model has as many replicas as its profile wants."""
+REHOUSE_S = 5.0
+"""Between two attempts to find a place for a model whose device is in quarantine."""
 
 
 class Placer:
@@ -44,6 +51,8 @@ class Placer:
         self._claims = Claims(links, clock)
         self._spread_at: dict[str, float] = {}
         """By model: when a further replica may be thought about again."""
+        self._rehouse_at: dict[str, float] = {}
+        """By model without a device: when a place is looked for again."""
 
     def adopt(self, catalogue: Catalogue) -> None:
         """Take the profiles of another catalogue."""
@@ -72,8 +81,9 @@ class Placer:
         return any(c > contexts.get(node, 0) for n, c in contexts.items() if n != node and n not in track.refusals)
 
     def tick(self) -> None:
-        """Pass over registrars that do not answer."""
+        """Pass over registrars that do not answer; find places for models that have lost theirs."""
         self._claims.tick()
+        self._rehouse()
 
     def learn(self, node: Node, state: NodeState) -> None:
         """Take note of what a neuron holds."""
@@ -217,12 +227,40 @@ class Placer:
         best = next((p for p in places if p.fit is placement.Fit.FREE), None)
         if best is not None:
             name = f"{model}#{len(holding) + 1}"
-            self._claims.ask(name, best.node, frozenset(holding), lambda node: self._add(profile, node, best.need_mb))
+            self._claims.ask(name, best.node, frozenset(holding), partial(self._add, model, need_mb=best.need_mb))
 
-    def _add(self, profile: Profile, node: str, need_mb: int | None) -> None:
+    def _add(self, model: str, node: str, need_mb: int | None) -> None:
         link = self._links.get(node)
         if link is not None and routing.can_take_work(link.node):
-            link.ask_load(profile.id, profile, need_mb, may_evict=False)
+            link.ask_load(model, self.profile(model), need_mb, may_evict=False)
+
+    def _rehouse(self) -> None:
+        """Load models whose device is in quarantine, and which nobody has, where nothing has to give way for them.
+
+        Without a request, as their own neuron would: pinned ones first, then by class.
+        """
+        lost = {m: n.models[m] for n in self._nodes() if n.link is LinkState.UP for m in n.displaced}
+        if not lost:
+            self._rehouse_at.clear()
+            return
+        now = self._clock()
+        for model in sorted(lost, key=lambda m: (not lost[m].pinned, -lost[m].residency_priority, m)):
+            if now < self._rehouse_at.get(model, now) or self._is_somewhere(model):
+                continue
+            self._rehouse_at[model] = now + REHOUSE_S
+            has_none = {n.name for n in self._nodes() if model in n.displaced}
+            places = placement.rank(self._nodes(), model, self.profile(model))
+            best = next((p for p in places if p.fit is placement.Fit.FREE and p.node not in has_none), None)
+            if best is not None:
+                log.info("model has lost its device; it is loaded elsewhere", extra=fields(model=model, node=best.node))
+                # Under the model's own name: a request that comes meanwhile has it loaded at the same neuron.
+                self._claims.ask(model, best.node, frozenset(), partial(self._add, model, need_mb=best.need_mb))
+                return  # the next one at the next tick: it is to find the room that is left then
+
+    def _is_somewhere(self, model: str) -> bool:
+        """Say whether a neuron has the model or will have it, or had it and may be back in a moment."""
+        held = any(routing.is_coming(n.resident[model]) for n in self._holders.of(model) if n.link is LinkState.UP)
+        return held or self._missing_holder(model) is not None
 
     def _nodes(self) -> list[Node]:
         return [link.node for link in self._links.values()]

@@ -56,6 +56,8 @@ class Node:
         self.models: dict[str, ModelState] = {}
         self.resident: dict[str, ModelState] = {}
         """The models of which it has a replica in any state, or jobs."""
+        self.displaced: set[str] = set()
+        """The models whose device is in quarantine, and for which it has no other."""
         self._last: NodeState | None = None
         self._sent: dict[str, int] = {}
         self._promised: dict[str, int] = {}
@@ -94,6 +96,7 @@ class Node:
             return Applied.LATE
         if state.full:
             self.devices, self.models, self.resident = {}, {}, {}
+            self.displaced.clear()
             self._promised.clear()
             self._prefixes.clear()
         elif last is None or not is_same_life or state.seq != last.seq + 1:
@@ -103,6 +106,7 @@ class Node:
         for model in state.gone:
             self.models.pop(model, None)
             self.resident.pop(model, None)
+            self.displaced.discard(model)
         for item in state.models:
             self._prefixes.pop(item.id, None)
             self._sent.pop(item.id, None)  # its count of waiting jobs now holds what was sent before
@@ -111,6 +115,10 @@ class Node:
                 self._promised.pop(item.id, None)
             else:
                 self.resident.pop(item.id, None)
+            if item.displaced:
+                self.displaced.add(item.id)
+            else:
+                self.displaced.discard(item.id)
         self._last = state
         if last is None:
             return Applied.FIRST

@@ -224,6 +224,10 @@ class Admin:
         """Mark replicas as leaving; the request is answered when the first of them is gone, which is the last asked."""
         host = self._host
         model = host.models[model_id]
+        for parked_on, models in host.parked.items():
+            if model_id in models and device in (None, parked_on):
+                models.remove(model_id)  # it is not to come back with its device
+                host.is_dirty = True
         targets = [r for r in model.replicas.values() if device is None or device in r.devices]
         if not targets:
             where = f" on {device}" if device else ""

@@ -87,6 +87,14 @@ def _cpu_layers(host: Host, replica: Replica) -> int | None:
     return int(told[1]) - int(told[0])
 
 
+def _is_displaced(host: Host, model: Model) -> bool:
+    """Say whether a model is without a place here for no fault of its own; a drain or a pause has it wait instead."""
+    if model.is_coming() or model.draining or model.fault is not None or host.draining or host.stopping:
+        return False
+    down = [d for d, parked in host.parked.items() if model.id in parked]
+    return any(host.workers[d].state is State.QUARANTINED or host.workers[d].is_stuck for d in down)
+
+
 def model_state(host: Host, model: Model) -> ModelState:
     """Return the state of one model."""
     plan, reason = model.plan, model.fault or model.shortfall
@@ -127,6 +135,7 @@ def model_state(host: Host, model: Model) -> ModelState:
         profile=(model.given or model.profile).fingerprint,
         pinned=model.pinned,
         residency_priority=model.profile.residency_priority,
+        displaced=_is_displaced(host, model),
         waits_for_room=any(w.model == model.id for w in host.wants.values()),
         service_ms=host.pace.service_ms(model.id),
         unloaded_because=model.unloaded_because,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from common.errors import Code
-from common.messages import Failed, Job, NodeState, Pulse, Sampling, Text
+from common.messages import Drain, Failed, Job, ModelState, NodeState, Pulse, Sampling, Text, Unload
 from common.poison import fingerprint
 from neuron.process import breadcrumb
 from neuron.process.breadcrumb import Breadcrumb, Trace
@@ -203,3 +203,35 @@ def test_a_quarantined_devices_models_move_to_one_that_has_room() -> None:
     drive.die(device, "signal SIGSEGV")
     assert drive.machine.host.models["m"].replicas.keys() == {other}
     assert drive.machine.host.models["m"].status == "loaded"
+    assert not told(drive).displaced
+
+
+def told(drive: Drive) -> ModelState:
+    """Return what gateways were told last of the model."""
+    drive.pass_time(0.2)
+    return [m for s in drive.told_of(NodeState) for m in s.models if m.id == "m"][-1]
+
+
+def test_a_model_that_no_device_here_takes_is_told_as_displaced_until_its_own_is_back() -> None:
+    settings = NeuronSettings(name="test", restart=RestartSettings(quarantine_after=1, cool_down_s=60.0))
+    drive = Drive(settings=settings).start().connect()
+    drive.submit(job("a"))
+    drive.finish("a")
+    assert not told(drive).displaced
+    drive.die("CPU-0", "signal SIGSEGV")
+    assert told(drive).displaced
+    drive.pass_time(61.0)
+    assert (told(drive).displaced, told(drive).status) == (False, "loaded")
+
+
+@pytest.mark.parametrize("order", [Unload(request="r", model="m"), Drain(request="r", scope="device", target="CPU-0")])
+def test_what_an_admin_wants_gone_is_not_displaced(order: Unload | Drain) -> None:
+    settings = NeuronSettings(name="test", restart=RestartSettings(quarantine_after=1, cool_down_s=60.0))
+    drive = Drive(settings=settings).start().connect()
+    drive.submit(job("a"))
+    drive.finish("a")
+    drive.die("CPU-0", "signal SIGSEGV")
+    drive.peer_says(order)
+    assert not told(drive).displaced
+    drive.pass_time(61.0)
+    assert not drive.machine.host.models["m"].replicas
