@@ -40,6 +40,7 @@ from neuron.supervisor.instructions import (
     Exit,
     Instruction,
     Kill,
+    Nudge,
     ResolveSource,
     SaveState,
     Say,
@@ -205,6 +206,8 @@ class Daemon:
                 self._bus.send_peer(peer, message)
             case SendChild(incarnation, message):
                 self._bus.send_child(incarnation, message)
+            case Nudge(incarnation):
+                self._bus.nudge(incarnation)
             case SetTimer(key, at):
                 self._cancel(key)
                 self._timers[key] = self._loop.call_later(max(0.0, at - time.monotonic()), self._fire, key)

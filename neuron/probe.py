@@ -1,12 +1,12 @@
-"""The probe process: what NVML says of the GPUs, one reading a second.
+"""The probe process: what NVML says of the GPUs, one reading a second, and one whenever the supervisor cannot wait.
 
 A process of its own because NVML may hang or crash with the driver; its silence is itself a sign.
 """
 
 import argparse
+import select
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +152,15 @@ def main() -> int:
     if arguments.once:
         sys.stdout.buffer.write(msgspec.json.encode(probe.read()))
         return 0
-    line = FrameSocket(socket.socket(fileno=arguments.line))
+    end = socket.socket(fileno=arguments.line)
+    line = FrameSocket(end)
     while True:
         line.send([msgspec.json.encode(probe.read())])
-        time.sleep(arguments.interval)
+        if select.select([end], [], [], arguments.interval)[0]:
+            try:
+                line.receive()  # whatever it is, it wants a reading now
+            except EOFError:
+                return 0
 
 
 if __name__ == "__main__":

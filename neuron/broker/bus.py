@@ -101,6 +101,12 @@ class Bus:
         if line is None or not line.send(encode(message)):
             log.warning("child %s does not take a message", incarnation[:8])
 
+    def nudge(self, probe: str) -> None:
+        """Have the probe read at once. One that does not take it hangs in the driver, which its silence tells."""
+        line = self._lines.get(probe)
+        if line is not None:
+            line.send(b"")
+
     def send_peer(self, peer: str, message: FromNeuron) -> None:
         """Send to a gateway or neuronctl."""
         self._send(peer, encode(message))

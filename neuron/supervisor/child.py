@@ -288,7 +288,8 @@ class Child:
             self._out.append(SetTimer(self.timer, now + delay_s))
 
     def _keep_memory_quarantined(self, now: float, detail: str) -> None:
-        self._quarantine(now, f"its memory was not released within {self._watchdog.release_s:g} s of its exit")
+        why = f"its memory was not released within {self._watchdog.release_s:g} s of its exit"
+        self._quarantine(now, self._verdict or why)  # of a GPU that is gone nothing tells that its memory is free
 
     def _quarantine(self, now: float, reason: str) -> None:
         self.state, self.reason, self._outcome = State.QUARANTINED, reason, "quarantined"

@@ -78,4 +78,5 @@ def judge_failure(error: str) -> Judgement:
     return Judgement("host", "note", error)
 
 
+MUTE = "NVML tells nothing any more; try: nvidia-smi"
 SILENT = Judgement("host", "note", "the driver does not answer: NVML has been silent for too long; try: nvidia-smi")

@@ -25,8 +25,9 @@ class DriverWatch:
         self._part()
         for event in reading.xids:
             self._act(event.uuid, driver.judge(event.xid), f"Xid {event.xid}: ")
-        if reading.error is not None and self._seen:
-            self._note_host(driver.judge_failure(reading.error))
+        is_failure = reading.error is not None or (reading.driver is None and not reading.devices)
+        if is_failure and self._seen:
+            self._note_host(driver.judge_failure(reading.error or driver.MUTE))
             return
         listed = {g.uuid for g in reading.devices}
         for uuid in sorted(self._seen - listed):

@@ -10,7 +10,7 @@ from neuron.supervisor.admin import Admin
 from neuron.supervisor.child import Child, Happening
 from neuron.supervisor.host import Host
 from neuron.supervisor.inspection import Inspection
-from neuron.supervisor.instructions import Instruction, Spawn
+from neuron.supervisor.instructions import Instruction, Nudge, Spawn
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.states import State
 from neuron.supervisor.traffic import Traffic
@@ -18,6 +18,8 @@ from neuron.supervisor.traffic import Traffic
 BACKEND_RETRY_S = 10.0
 """A worker without its GPU is tried again after this time: the driver may still be coming up after the boot."""
 BACKEND_RETRIES_S = 120.0
+RELEASE_LOOK_S = 0.1
+"""Between readings of the probe while a dead worker's memory is waited for: its second would be a pause of a stream."""
 
 
 class Family:
@@ -61,6 +63,8 @@ class Family:
         host.hellos.pop(device, None)
         host.say("info" if outcome == "ended" else "warning", "worker ended", device=device, cause=event.cause)
         self._carry_out(instructions)
+        if child.state is State.RELEASING:
+            self.look_for_release()
         if child.state in (State.QUARANTINED, State.STOPPED) and not host.is_regrouping(device):
             self._worker_stays_down(child)
 
@@ -171,6 +175,14 @@ class Family:
         for uuid, worker in self._host.workers.items():
             if worker.state is State.RELEASING and self._is_memory_free(uuid, reading):
                 self.happen(worker, "memory-free")
+
+    def look_for_release(self) -> None:
+        """Have the probe look now and again whether a dead worker's memory is free, until it is."""
+        host = self._host
+        if any(w.state is State.RELEASING for w in host.workers.values()):
+            if host.probe.is_alive:
+                host.out.append(Nudge(host.probe.incarnation))
+            host.wake_in("release", RELEASE_LOOK_S)
 
     def wake(self, slept_s: float) -> None:
         """After a sleep of the host: probe the GPUs anew, and serve with no process that has slept on one."""

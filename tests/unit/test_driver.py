@@ -184,6 +184,7 @@ def test_a_gpu_that_is_listed_no_more_is_quarantined_and_the_other_serves() -> N
     drive.probe_reads(other)
     drive.pass_time(21.0)  # nothing says any more that its memory is free
     assert state(drive, lost) is State.QUARANTINED
+    assert "fallen off the bus" in (drive.machine.host.why_not(lost) or "")
     assert holder(drive) == other
     assert state(drive, other) is State.READY
 
@@ -209,10 +210,14 @@ def test_memory_that_stays_after_a_death_keeps_the_device_waiting_and_then_out_o
     device = holder(drive)
     pid = drive.machine.host.workers[device].pid
     drive.die(device, "signal SIGSEGV", steps=1)
+    assert drive.nudges == 1
     assert pid is not None
     reading = ProbeReading(devices=[Gpu(uuid=device, name="RTX", pci="x", index=0, processes={pid: 100})])
     drive.feed(events.ProbeRead(drive.incarnation("probe"), reading))
     assert state(drive, device) is State.RELEASING
+    asked = drive.nudges
+    drive.pass_time(0.55)
+    assert drive.nudges == asked + 5, "until it is free, in less than the probe's own second"
     drive.pass_time(21.0)
     assert state(drive, device) is State.QUARANTINED
     assert "memory was not released" in (drive.machine.host.why_not(device) or "")
