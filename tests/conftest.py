@@ -21,6 +21,7 @@ TOOLS = {
     "needs_chromium": ("chromium",),
     "needs_rpm": ("rpmspec", "rpmlint"),
     "needs_prometheus": ("prometheus", "promtool"),
+    "needs_netns": ("ip",),
 }
 REQUIRE_TOOLS = "HELEXA_REQUIRE_TOOLS"
 LONG_TOO = "HELEXA_LONG"
@@ -48,6 +49,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("it fetches packages from an index; `make test-all` does")
     for marker, tools in TOOLS.items():
         missing = [t for t in tools if shutil.which(t) is None]
+        if marker == "needs_netns" and os.geteuid() != 0:
+            missing.append("root")
         if item.get_closest_marker(marker) and missing:
             text = f"{', '.join(missing)} is missing; `make test-all` installs it"
             if os.environ.get(REQUIRE_TOOLS):

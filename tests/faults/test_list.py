@@ -1,8 +1,12 @@
 """The list of faults, one by one: after each every job has ended, nothing is held, and the next one is served."""
 
+import json
 import os
 import resource
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +19,7 @@ import pytest
 
 from tests.support.broken_engine import THREADS
 from tests.support.fake_engine import answer, text_of, tokenise, write_model
-from tests.support.harness import Gateway, Neuron, wait_gone
+from tests.support.harness import ROOT, Gateway, Neuron, wait_gone
 from tests.support.streams import Reading, Stream, chat
 
 CPU = {"kind": "cpu", "memory_mb": 2048, "threads": 1}
@@ -112,6 +116,42 @@ def test_a_worker_killed_in_mid_prompt_begins_it_again(fleet: Both) -> None:
     neuron.wait_for(lambda s: s["state"]["devices"][0]["phase"] in ("warming", "prefill"))
     os.kill(worker_pid(neuron), signal.SIGKILL)
     check(stream.finish(30), prompt, 10)
+
+
+def test_a_long_prompt_is_no_hang_and_neither_lists_nor_streams_wait_for_it(fleet: Both) -> None:
+    neuron, gateway = fleet
+    before = restarts(neuron)
+    beside = Stream(url(gateway), chat("m", "beside", max_tokens=300))
+    assert beside.started.wait(20)
+    prompt = " ".join(f"w{i}" for i in range(400))  # two and a half times as long as a step may take
+    stream = Stream(url(gateway), chat("slow-prompt", prompt, max_tokens=10))
+    neuron.wait_for(lambda s: s["state"]["devices"][0]["phase"] in ("warming", "prefill"))
+    assert httpx.get(f"{gateway.url}/v1/models", timeout=1.0).status_code == 200
+    assert neuron.status(timeout_s=1.0)["jobs"]
+    assert stream.reading.text == ""
+    check(beside.finish(60), "beside", 300)
+    check(stream.finish(60), prompt, 10)
+    assert restarts(neuron) == before
+
+
+def test_a_client_that_goes_while_its_model_loads_leaves_nothing_behind(fleet: Both) -> None:
+    neuron, gateway = fleet
+    assert neuron.ctl("unload", "slow-load").returncode == 0
+    body = json.dumps(chat("slow-load", "gone", max_tokens=1000, stream=True)).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+        client.sendall(head + body)
+        neuron.wait_for(
+            lambda s: s["jobs"] != [] and any(m["id"] == "slow-load" and m["status"] == "loading"
+                                              for m in s["state"]["models"])
+        )  # fmt: skip
+    neuron.wait_for(lambda s: s["jobs"] == [], timeout_s=0.9)
+
+
+def test_nothing_but_silence_ends_a_stream_however_long_it_is(fleet: Both, tmp_path: Path) -> None:
+    neuron, _ = fleet
+    with Gateway(tmp_path, neurons=[neuron], budget_s=1.0, recovery_s=1.0, drain_s=0.0) as hasty:
+        check(Stream(url(hasty), chat("m", "long", max_tokens=400)).finish(30), "long", 400)
 
 
 def test_memory_that_ends_in_a_load_is_that_models_failure_alone(fleet: Both) -> None:
@@ -257,6 +297,27 @@ def test_a_supervisor_killed_under_load_answers_and_recovers_with_its_next_life(
             for prompt, stream in streams.items():
                 check(stream.finish(60), prompt, 100)
             assert second.status()["jobs"] == []
+
+
+def test_a_neuron_that_is_told_to_stop_while_it_drains_hands_its_stream_over(tmp_path: Path) -> None:
+    models = [{"id": "m", "source": f"file:{write_model(tmp_path / 'm.json', token_s=0.01)}", "vram_mb": 100}]
+    with (
+        Neuron(tmp_path / "a", name="a", devices=[CPU], models=models, engine=ENGINE, preload=["m"]) as first,
+        Neuron(tmp_path / "b", name="b", devices=[CPU], models=models, engine=ENGINE, preload=["m"]) as second,
+        Gateway(tmp_path / "g", neurons=[first, second]) as gateway,
+    ):
+        for neuron in (first, second):
+            neuron.wait_for(lambda s: s["state"]["models"][0]["status"] == "loaded")
+        stream = Stream(url(gateway), chat("m", "drained", max_tokens=600))
+        assert stream.started.wait(20)
+        [holder] = [n for n in (first, second) if n.status()["jobs"]]
+        command = [sys.executable, "-m", "neuron.ctl", "--endpoint", holder.endpoint, "drain"]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as drain:
+            holder.wait_for(lambda s: s["state"]["state"] == "draining")
+            assert holder.status()["jobs"], "a drain ends no stream"
+            assert holder.stop() == 0
+            assert drain.wait(10) == 0, "nothing runs there any more"
+        check(stream.finish(30), "drained", 600)
 
 
 def test_workers_that_end_at_boot_are_quarantined_and_the_daemon_is_fine(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ WEATHER = {
     },
 }
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Köln 日本"}}</tool_call>'
+CUTS = [10, 21, 30, 50, 90]
+"""In the answer of `agentic`: before which tokens the worker is killed."""
 SCHEMA = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 40}, "age": {"type": "integer", "maximum": 200}},
@@ -121,22 +123,76 @@ def anthropic_blocks(gateway: Gateway, model: str) -> list[dict[str, Any]]:
     return blocks
 
 
-def test_a_message_keeps_its_blocks_and_their_indexes(tmp_path: Path) -> None:
+def responses_events(gateway: Gateway, model: str) -> list[dict[str, Any]]:
+    """Return the events of a streamed response without what is random; asserts that they count on and keep one id."""
+    body = {"model": model, "stream": True, "input": "go",
+            "tools": [{"type": "function", **WEATHER["function"]}]}  # type: ignore[dict-item]  # fmt: skip
+    events: list[dict[str, Any]] = []
+    with httpx.stream("POST", f"{gateway.url}/v1/responses", json=body, timeout=60) as response:
+        assert response.status_code == 200
+        events += [json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {")]
+    assert [e["sequence_number"] for e in events] == list(range(len(events)))
+    assert len({e["response"]["id"] for e in events if "response" in e}) == 1
+    items: dict[int, str] = {}
+    for event in events:
+        if "item_id" in event or "item" in event:
+            item_id = event.get("item_id") or event["item"]["id"]
+            assert items.setdefault(event["output_index"], item_id) == item_id
+    assert len(set(items.values())) == len(items) == 3
+    final = events[-1]["response"]
+    assert [(o["id"], i) for i, o in enumerate(final["output"])] == [(items[i], i) for i in sorted(items)]
+    return events
+
+
+def folded(events: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Return the events with deltas put together, which come in other pieces each time, and without ids and times."""
+    out: list[tuple[Any, ...]] = []
+    for event in events:
+        head = (event["type"], event.get("output_index"), event.get("content_index"))
+        if "delta" in event:
+            text = event["delta"]
+            if out and out[-1][:3] == head:
+                text = out.pop()[3] + text
+            out.append((*head, text))
+        else:
+            out.append((*head, event.get("response", {}).get("usage")))
+    return out
+
+
+@pytest.fixture(scope="module")
+def agentic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Neuron, Gateway]]:
+    """One answer of a thought, a text and a call; `calm` is not disturbed, the others five times each."""
+    folder = tmp_path_factory.mktemp("agentic")
     text = f"<think>hm, where?</think>Let me see. {CALL}"
-    cuts: dict[str, list[int]] = {"cut": [10, 21, 30, 50, 90], "calm": []}
-    paths = [
-        write_model(tmp_path / f"{name}.json", text=text, markers="<think></think><tool_call>", killed_once_at=killed)
-        for name, killed in cuts.items()
-    ]
-    models = [{"id": Path(p).stem, "source": f"file:{p}", "vram_mb": 100} for p in paths]
+    paths = {
+        name: write_model(folder / f"{name}.json", text=text, markers="<think></think><tool_call>", killed_once_at=cuts)
+        for name, cuts in {"calm": [], "cut-a": CUTS, "cut-r": CUTS}.items()
+    }
+    models = [{"id": name, "source": f"file:{path}", "vram_mb": 100} for name, path in paths.items()]
     with (
-        Neuron(tmp_path / "n", models=models, engine="tests.support.fake_engine") as neuron,
-        Gateway(tmp_path / "g", neurons=[neuron]) as gateway,
+        Neuron(folder / "n", models=models, engine="tests.support.fake_engine", restart={"backoff_s": 0.01}) as neuron,
+        Gateway(folder / "g", neurons=[neuron]) as gateway,
     ):
-        calm = anthropic_blocks(gateway, "calm")
-        assert [b["type"] for b in calm] == ["thinking", "text", "tool_use"]
-        assert anthropic_blocks(gateway, "cut") == calm
-        assert neuron.status()["state"]["devices"][0]["restarts"] == 5
+        yield neuron, gateway
+
+
+def test_a_message_keeps_its_blocks_and_their_indexes(agentic: tuple[Neuron, Gateway]) -> None:
+    neuron, gateway = agentic
+    before = neuron.status()["state"]["devices"][0]["restarts"]
+    calm = anthropic_blocks(gateway, "calm")
+    assert [b["type"] for b in calm] == ["thinking", "text", "tool_use"]
+    assert anthropic_blocks(gateway, "cut-a") == calm
+    assert neuron.status()["state"]["devices"][0]["restarts"] == before + len(CUTS)
+
+
+def test_a_response_counts_its_events_on_and_keeps_its_ids_and_usage(agentic: tuple[Neuron, Gateway]) -> None:
+    neuron, gateway = agentic
+    before = neuron.status()["state"]["devices"][0]["restarts"]
+    calm = folded(responses_events(gateway, "calm"))
+    assert [o[0] for o in calm].count("response.output_item.added") == 3
+    assert calm[-1][3]["output_tokens"] > 0
+    assert folded(responses_events(gateway, "cut-r")) == calm
+    assert neuron.status()["state"]["devices"][0]["restarts"] == before + len(CUTS)
 
 
 def test_the_real_models_json_still_keeps_its_schema(tmp_path: Path) -> None:

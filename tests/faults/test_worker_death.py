@@ -10,6 +10,8 @@ import httpx
 import psutil
 import pytest
 
+from common.messages import Failed, Submit, Tokens
+from tests.faults.test_bus import Peer, job
 from tests.support.fake_engine import write_model
 from tests.support.harness import Gateway, Neuron, wait_gone
 from tests.support.streams import Stream, chat
@@ -88,6 +90,22 @@ def test_the_other_devices_stream_does_not_notice_and_the_dead_ones_goes_on(
 
 
 @pytest.mark.alone
+def test_the_end_of_a_worker_is_told_within_a_tenth_of_a_second(fleet: tuple[Neuron, Gateway]) -> None:
+    neuron, _ = fleet
+    with Peer(neuron) as peer:
+        peer.hello()
+        for number in range(5):
+            neuron.wait_for(lambda s: is_loaded(s, "left"))
+            peer.send(Submit(jobs=[job(f"p{number}", model="left", max_tokens=1000)]))
+            peer.receive(Tokens)
+            _, pid = worker_of(neuron, "left")
+            killed_at = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            assert peer.receive(Failed).items[0].code == "worker_died"
+            assert time.monotonic() - killed_at < 0.1
+
+
+@pytest.mark.alone
 def test_the_dead_workers_model_answers_again_within_its_load_time_and_half_a_second(
     fleet: tuple[Neuron, Gateway],
 ) -> None:
@@ -157,6 +175,7 @@ def test_a_stopped_worker_is_found_by_its_silence_and_replaced(tmp_path: Path) -
         os.kill(pid, signal.SIGSTOP)
         reading = stream.finish(20)
         assert reading.text.split() == undisturbed_answer(gateway, "m", "a", 100)
+        assert 1.0 <= max(reading.gaps()) < 5.0, "the limit, the time to obey a SIGTERM, and a load"
         assert not psutil.pid_exists(pid)
         neuron.wait_for(lambda s: is_loaded(s, "m"))
 

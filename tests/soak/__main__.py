@@ -1,7 +1,7 @@
 """Ten minutes of random load over three neurons, while workers, neurons and links are broken at random.
 
 At the end: every request has ended once, with a well-formed end and no altered answer; no neuron has a job, a slot or a
-promise left; no process is left; and the memory of the gateway's processes does not grow.
+promise left; no process is left; and the memory of the gateway's processes and of a neuron's supervisor does not grow.
 """
 
 import argparse
@@ -20,9 +20,9 @@ import psutil
 from neuron.ctl.client import NoAnswer
 from tests.soak.chaos import Chaos
 from tests.soak.clients import Clients
-from tests.soak.proxy import Proxy
 from tests.support.fake_engine import write_model
 from tests.support.harness import ROOT, Gateway, Neuron
+from tests.support.proxy import Proxy
 
 CPU = {"kind": "cpu", "memory_mb": 1024, "threads": 1}
 SAMPLE_S = 2.0
@@ -55,19 +55,19 @@ def soak(folder: Path, minutes: float, clients: int, seed: int) -> dict[str, Any
         gateway = stack.enter_context(Gateway(folder / "g", endpoints=endpoints, workers=2, node_grace_s=2.0))
         load = Clients(gateway.url, clients, seed)
         chaos = Chaos(neurons, proxies, gateway, lambda n: start(n.name, n.port), seed)
-        watch = Watch(gateway)
+        watch = Watch(gateway, neurons[-1])
         chaos.run(minutes * 60)
         load.finish()
         resident = watch.finish()
         _check_books(load, neurons)
-        growth = {pid: _growth(samples) for pid, samples in resident.items()}
+        growth = {process: _growth(samples) for process, samples in resident.items()}
     figures = {
         "minutes": minutes,
         "seed": seed,
         "requests": load.sent,
         "ended": dict(sorted(load.ended.items())),
         "faults": dict(chaos.done),
-        "growth_mb_per_min": {str(pid): round(g, 3) for pid, g in growth.items()},
+        "growth_mb_per_min": {process: round(g, 3) for process, g in growth.items()},
     }
     assert load.wrong == [], load.wrong[:10]
     assert all(g <= GROWTH_MB_PER_MIN for g in growth.values()) or minutes < 5, figures
@@ -75,24 +75,27 @@ def soak(folder: Path, minutes: float, clients: int, seed: int) -> dict[str, Any
 
 
 class Watch(threading.Thread):
-    """Takes (minutes, MiB) samples of each of the gateway's processes, by pid."""
+    """Takes (minutes, MiB) samples of each of the gateway's processes and of a supervisor, by name and pid."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, neuron: Neuron) -> None:
         super().__init__(name="watch", daemon=True)
         self._gateway = psutil.Process(gateway.pid)
+        self._supervisor = psutil.Process(neuron.pid)
         self._is_over = threading.Event()
-        self._samples: dict[int, list[tuple[float, float]]] = {}
+        self._samples: dict[str, list[tuple[float, float]]] = {}
         self.start()
 
     def run(self) -> None:
         """Look every now and then."""
         began = time.monotonic()
         while not self._is_over.wait(SAMPLE_S):
-            for process in [self._gateway, *self._gateway.children()]:
+            watched = [("gateway", self._gateway), *(("gateway", p) for p in self._gateway.children())]
+            for name, process in [*watched, ("supervisor", self._supervisor)]:
                 at = (time.monotonic() - began) / 60
-                self._samples.setdefault(process.pid, []).append((at, process.memory_info().rss / 2**20))
+                sample = at, process.memory_info().rss / 2**20
+                self._samples.setdefault(f"{name} {process.pid}", []).append(sample)
 
-    def finish(self) -> dict[int, list[tuple[float, float]]]:
+    def finish(self) -> dict[str, list[tuple[float, float]]]:
         """Return the samples."""
         self._is_over.set()
         self.join(10)

@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 
 from neuron.ctl.client import NoAnswer
-from tests.soak.proxy import Proxy
 from tests.support.harness import Gateway, Neuron, wait_gone
+from tests.support.proxy import Proxy
 
 PAUSE_S = (0.5, 4.0)
 """Between two faults."""
@@ -29,7 +29,10 @@ class Chaos:
         start: Callable[[Neuron], Neuron],
         seed: int,
     ) -> None:
-        """`start` gives a neuron that has ended another life at the same address; `neurons` is kept up to date."""
+        """`start` gives a neuron that has ended another life at the same address; `neurons` is kept up to date.
+
+        The last of them is never ended, so that its memory can be watched.
+        """
         self._neurons = neurons
         self._proxies = proxies
         self._gateway = gateway
@@ -40,13 +43,13 @@ class Chaos:
     def run(self, seconds: float) -> None:
         """Break things for so long, from the thread that stays: a neuron ends with the thread that started it."""
         workers = [self._kill_worker, self._kill_worker, self._crash_worker, self._stop_worker]
-        hosts = [self._kill_neuron, self._end_neuron, self._suspend_neuron]
-        faults = [*workers, *hosts, self._cut, self._cut, self._lose_one_way, self._reload]
+        ends = [self._kill_neuron, self._end_neuron]
+        faults = [*workers, *ends, self._suspend_neuron, self._cut, self._cut, self._lose_one_way, self._reload]
         ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at:
             time.sleep(self._chance.uniform(*PAUSE_S))
             fault = self._chance.choice(faults)
-            index = self._chance.randrange(len(self._neurons))
+            index = self._chance.randrange(len(self._neurons) - (fault in ends))
             print(f"{time.strftime('%X')} {fault.__name__.strip('_')} {self._neurons[index].name}", flush=True)
             fault(index)
             self.done[fault.__name__.strip("_")] += 1

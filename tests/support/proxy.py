@@ -1,8 +1,9 @@
-"""A TCP relay between a gateway and a neuron, which can be cut, or swallow what goes one way."""
+"""A TCP relay between a gateway and a neuron, which can be cut, stand still, or swallow what goes one way."""
 
 import selectors
 import socket
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,12 +22,13 @@ class Proxy(threading.Thread):
 
     def __init__(self, port: int) -> None:
         """`port`: the neuron's, on loopback."""
-        super().__init__(name="soak-proxy", daemon=True)
+        super().__init__(name="proxy", daemon=True)
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
         self._is_cut = False
+        self._is_frozen = False
         self._lost: Way | None = None
         self._is_over = False
         self._wake_out, self._wake_in = socket.socketpair()
@@ -44,9 +46,13 @@ class Proxy(threading.Thread):
         """
         self._lost = way
 
+    def freeze(self) -> None:
+        """Let nothing through until `heal`; all of it arrives then, as after a network that was away for a moment."""
+        self._is_frozen = True
+
     def heal(self) -> None:
         """Let everything through again; what was swallowed into ends its connection."""
-        was_lost, self._lost, self._is_cut = self._lost, None, False
+        was_lost, self._lost, self._is_cut, self._is_frozen = self._lost, None, False, False
         if was_lost is not None:
             self._reset = True
         self._wake()
@@ -68,7 +74,10 @@ class Proxy(threading.Thread):
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._wake_out, selectors.EVENT_READ)
             while not self._is_over:
-                for key, _ in selector.select(1.0):
+                ready = selector.select(1.0)
+                while self._is_frozen and not self._is_over:
+                    time.sleep(0.01)
+                for key, _ in ready:
                     end = key.fileobj
                     assert isinstance(end, socket.socket)
                     if end is self._listener:
