@@ -6,25 +6,33 @@ llama-swap's config.yaml, llama-server's presets (INI) and ollama's Modelfile. W
 import configparser
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
+from common.catalogue import Profile
 from common.errors import ConfigError
+from cortex.cli.llama_flags import gathered, long_name, translate, without_faults
 
 _SERVING = frozenset(
     {"host", "port", "api-key", "api-key-file", "metrics", "no-webui", "timeout", "threads-http", "slots"}
 )
 """llama-server's options about being a server: the gateway is that here."""
-_SHORT = {
-    "m": "model", "c": "ctx-size", "np": "parallel", "a": "alias", "hf": "hf-repo", "hfr": "hf-repo", "hff": "hf-file",
-    "ngl": "gpu-layers", "n-gpu-layers": "gpu-layers", "fa": "flash-attn", "ctk": "cache-type-k", "ctv": "cache-type-v",
-    "t": "threads", "b": "batch-size", "ub": "ubatch-size", "ts": "tensor-split", "sm": "split-mode", "mg": "main-gpu",
-    "ot": "override-tensor", "mm": "mmproj", "md": "model-draft", "cmoe": "cpu-moe", "ncmoe": "n-cpu-moe",
+_PARAMETERS = {
+    "num_ctx": "ctx-size", "num_gpu": "gpu-layers", "num_thread": "threads", "num_batch": "batch-size",
+    "mirostat_eta": "mirostat-lr", "mirostat_tau": "mirostat-ent",
+    **{
+        name: name.replace("_", "-")
+        for name in (
+            "temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "repeat_last_n",
+            "presence_penalty", "frequency_penalty", "mirostat", "main_gpu",
+        )
+    },
 }  # fmt: skip
+"""ollama's parameters, by llama-server's options of the same meaning."""
 
 
 @dataclass(slots=True)
@@ -36,26 +44,40 @@ class Import:
     notes: list[str] = field(default_factory=list)
     """What has no equivalent, each with the model it belongs to."""
 
-    def add(self, name: str, options: Iterable[tuple[str, str]], aliases: Iterable[str] = ()) -> None:
-        """Add a model by llama-server's long options (without dashes)."""
+    def add(
+        self,
+        name: str,
+        options: Iterable[tuple[str, str]],
+        aliases: Iterable[str] = (),
+        keys: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a model by llama-server's long options (without dashes); `keys`: what else its profile says."""
         model = re.sub(r"\s+", "-", name.strip())
-        given = dict(options)
+        given = gathered(options)
         source = _source(given)
         if source is None:
             self.notes.append(f"{model}: left out: it names no GGUF (model or hf-repo)")
             return
-        profile: dict[str, Any] = {"id": model, "source": source}
+        profile: dict[str, Any] = {"id": model, "source": source, **(keys or {})}
         parallel = self._number(model, given, "parallel")
         context = self._number(model, given, "ctx-size")
         if parallel:
             profile["parallel"] = parallel
-        if context:  # llama-server's is the pool that all slots share
-            profile["context"] = context // (parallel or 1)
+        each = self._number(model, given, "kv-unified-per-slot")
+        is_shared = given.pop("kv-unified", "false") not in ("false", "off", "0")
+        if context:  # llama-server's is the pool that all slots share, in equal parts unless it says otherwise
+            profile["context"] = each or (context if is_shared else context // (parallel or 1))
             profile["kv_tokens"] = context
+        elif each:
+            profile["context"] = each
         names = [*aliases, *(a.strip() for a in given.pop("alias", "").split(","))]
+        profile["engine"], profile["sampling"], wrong = translate(given)
+        wrong += without_faults(profile["engine"], parallel or Profile(id=model, source=source).parallel)
+        self.notes += [f"{model}: {w}" for w in wrong]
         for option, value in given.items():
             if option not in _SERVING:
                 self.notes.append(f"{model}: {option} {value}".rstrip() + ": no key of a profile")
+        profile = {key: value for key, value in profile.items() if value != {}}
         self.models.append(profile)
         for alias in filter(None, names):
             if alias != model:
@@ -97,7 +119,7 @@ def parse_arguments(words: list[str]) -> list[tuple[str, str]]:
         if not has_value and at < len(words) and not _is_option(words[at]):
             value = words[at]
             at += 1
-        options.append((_SHORT.get(name, name), value))
+        options.append((long_name(name), value))
     return options
 
 
@@ -123,8 +145,16 @@ def read_llama_swap(text: str) -> Import:
             words = shlex.split(command.replace("\\\n", " "), comments=True)
         except ValueError as error:
             raise ConfigError(f"models.{name}.cmd: {error}") from None
-        result.add(str(name), parse_arguments(words), [str(a) for a in row.get("aliases") or []])
-        rest = [k for k in row if k not in ("cmd", "aliases", "macros", "proxy", "checkEndpoint")]
+        ttl_s = row.get("ttl")
+        has_ttl = isinstance(ttl_s, int | float) and ttl_s > 0  # 0 and -1: never, or as the file's globalTTL says
+        result.add(
+            str(name),
+            parse_arguments(words),
+            [str(a) for a in row.get("aliases") or []],
+            {"ttl_s": ttl_s} if has_ttl else {},
+        )
+        known_keys = ("cmd", "aliases", "macros", "proxy", "checkEndpoint", "ttl", "name", "description")
+        rest = [k for k in row if k not in known_keys]
         result.notes += [f"{name}: {key}: no key of a profile" for key in rest]
     known = ("models", "macros", "startPort", "healthCheckTimeout")
     result.notes += [f"{key}: no equivalent in a models file" for key in data if key not in known]
@@ -154,16 +184,11 @@ def read_preset(text: str) -> Import:
     for name in parser.sections():
         if name in (" top ", "*"):
             continue
-        options = [(_long_name(k), v) for k, v in {**shared, **parser[name]}.items()]
+        options = [(long_name(k), v) for k, v in {**shared, **parser[name]}.items()]
         if not {"model", "hf-repo"} & {k for k, _ in options} and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name):
             options.append(("hf-repo", name))
-        result.add(name, [(k, "" if v in ("true", "on", "1") and k not in ("parallel",) else v) for k, v in options])
+        result.add(name, [(k, "" if v in ("true", "on") else v) for k, v in options])
     return result
-
-
-def _long_name(key: str) -> str:
-    name = key.removeprefix("LLAMA_ARG_").lower().replace("_", "-") if key.startswith("LLAMA_ARG_") else key
-    return _SHORT.get(name.lstrip("-"), name.lstrip("-"))
 
 
 def read_modelfile(text: str, name: str) -> Import:
@@ -176,8 +201,8 @@ def read_modelfile(text: str, name: str) -> Import:
             options += _from(value)
             if not options:
                 unknown.append(f"FROM {value}: a model of ollama's own library; name a GGUF file or hf.co/ORG/REPO")
-        elif keyword == "PARAMETER" and value.split()[0:1] == ["num_ctx"]:
-            options.append(("ctx-size", value.split()[-1]))
+        elif keyword == "PARAMETER" and (words := value.split(None, 1))[0] in _PARAMETERS and len(words) == 2:
+            options.append((_PARAMETERS[words[0]], words[1].strip('"')))
         else:
             unknown.append(f"{keyword} {value.splitlines()[0] if value else ''}".rstrip() + ": no key of a profile")
     if not any(k == "FROM" for k, _ in _instructions(text)):

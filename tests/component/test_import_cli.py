@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 
 from common.catalogue import load_catalogue
+from common.engine_options import EngineOptions
 from cortex.__main__ import main
 
-SWAP = "models: {a: {cmd: llama-server -m /a.gguf -c 512, aliases: [b, a]}, b: {cmd: llama-server -m x.gguf --mlock}}"
+SWAP = """
+models:
+  a: {cmd: llama-server -m /a.gguf -c 512, aliases: [b, a]}
+  b: {cmd: llama-server -m x.gguf --mlock --jinja}
+"""
 
 
 def cortex(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -30,7 +35,8 @@ def test_what_is_printed_is_a_models_file(
     ]
     assert catalogue.aliases == {}
     assert "not taken over: alias b: is also the id of a model" in printed.err
-    assert "not taken over: b: mlock: no key of a profile" in printed.err
+    assert "not taken over: b: jinja: no key of a profile" in printed.err
+    assert catalogue.models[1].engine == EngineOptions(mlock=True)
 
 
 def test_a_modelfile_s_relative_file_is_found_from_where_it_lies(
