@@ -58,6 +58,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Class: a model never has to make room for one of a lower class; equal classes do so for each other in turns."""
     ttl_s: Annotated[float, Meta(gt=0)] | None = None
     """Unload it after so many seconds without a request, unless it is pinned. Unset: only to make room."""
+    download: Literal["never", "on_demand"] = "never"
+    """Whether a request, or a load, fetches a source hf:… that is not on the host; it waits as for a load. Never: the
+    host's admin runs `neuronctl pull`."""
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1
     """How many neurons are to hold it once it is in use. Further ones are loaded only where nothing has to give way."""
     capabilities: list[Capability] = []

@@ -19,6 +19,10 @@ CACHE_BYTES: dict[str, float] = {
     "q5_0": 22 / 32, "q5_1": 24 / 32,
 }  # fmt: skip
 """Of one element."""
+CACHE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30,
+}  # fmt: skip
+"""Their numbers in ggml (enum ggml_type)."""
 EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 """Names of the tensors that hold a mixture's experts, as llama-server's --cpu-moe finds them."""
 BATCH_TOKENS = 512

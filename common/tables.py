@@ -69,6 +69,10 @@ def show_models(models: Sequence[ModelState], *, node: str | None = None) -> Non
         progress = next((r.progress for r in m.replicas if r.status == "loading"), None)
         if progress is not None and m.status == "loading":
             status = f"loading {progress:.0%}"
+        if m.fetching is not None:
+            status += f", fetching {m.fetching:.0%}"
+        elif m.presence in ("downloadable", "missing") and m.status == "unloaded":
+            status += f", {m.presence}"
         status += ", draining" if m.draining else ""
         status += ", outdated" if any(r.outdated for r in m.replicas) else ""
         table.add_row(

@@ -27,8 +27,9 @@ from neuron.broker.bus import Bus
 from neuron.broker.gate import Gate
 from neuron.discovery import Device
 from neuron.exposition import serving
+from neuron.fetches import Fetches
 from neuron.models.hub_cache import cache_folder
-from neuron.models.library import Found, Library, Lookout
+from neuron.models.library import Found, Library, Lookout, Places
 from neuron.process.children import Children
 from neuron.process.children import Exit as ChildEnd
 from neuron.settings import NeuronSettings, find_socket_file
@@ -38,6 +39,7 @@ from neuron.supervisor import events
 from neuron.supervisor.instructions import (
     CancelTimer,
     Exit,
+    FetchSource,
     Instruction,
     Kill,
     Nudge,
@@ -49,6 +51,7 @@ from neuron.supervisor.instructions import (
     SetTimer,
     Spawn,
     TellLog,
+    WatchSources,
 )
 from neuron.supervisor.machine import Machine
 from neuron.supervisor.report import status_line
@@ -109,6 +112,7 @@ class Daemon:
                 what = f"listen: {self._settings.endpoint}" + (f", {self._socket_file}" if self._socket_file else "")
                 raise ConfigError(f"{what}: {error.strerror}") from None
             self._children = Children(self._child_exited)
+            self._fetches = Fetches(self._hub_cache, self._post)
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._ask_to_stop)
             self._loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -119,16 +123,18 @@ class Daemon:
                 log.warning("security: plaintext; everybody who can reach %s can use and steer this host",
                             self._settings.endpoint)  # fmt: skip
             saved = read_state(self._state_file) if self._state_file is not None else None
+            library = Library(self._model_dirs, self._hub_cache)
+            self._lookout = Lookout(library, self._locate, self._found, self._located)
             self._post(events.Started(saved, time.time()))
-            lookout = Lookout(Library(self._model_dirs, self._hub_cache), self._found)
-            lookout.start()
+            self._lookout.start()
             self._manager.ready(status_line(self._machine.host))
             if self._manager.is_present:
                 self._beat()
             self._asleep_s = asleep_s()
             self._watch_sleep()
             status = await self._ended
-            lookout.stop()
+            self._lookout.stop()
+            self._fetches.stop()
             self._bus.close()
             return status
         finally:
@@ -183,8 +189,21 @@ class Daemon:
 
     def _found(self, models: list[Found], disks: list[DiskState]) -> None:
         """Take what the lookout reports from its thread."""
+        self._post_from_thread(events.ModelsFound(models, disks))
+
+    def _located(self, places: Places) -> None:
+        """Take what the lookout reports from its thread."""
+        self._post_from_thread(events.SourcesLocated(places))
+
+    def _post_from_thread(self, event: events.Event) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
-            self._loop.call_soon_threadsafe(self._post, events.ModelsFound(models, disks))
+            self._loop.call_soon_threadsafe(self._post, event)
+
+    def _locate(self, source: str) -> str | None:
+        try:
+            return str(resolve_source(source, self._model_dirs, self._hub_cache))
+        except RequestError:
+            return None
 
     def _post(self, event: events.Event) -> None:
         """Take an event; what carrying out its instructions brings about waits its turn."""
@@ -221,6 +240,10 @@ class Daemon:
                 self._children.kill(incarnation, hard=hard)
             case ResolveSource(model, source, beside):
                 self._resolve(model, source, beside)
+            case WatchSources(sources):
+                self._lookout.watch(sources)
+            case FetchSource(source):
+                self._fetches.start(source)
             case TellLog(peer, request, child, since):
                 cursor, lines = self._children.last_words.since(child, since)
                 incarnation = self._machine.host.incarnation

@@ -12,6 +12,11 @@ from neuron.settings import DeviceEntry
 CPU_SHARE = 0.5
 """Of the host's RAM, for the one CPU device of a host without a GPU and without a `devices:` list."""
 
+CUDA_CONTEXT_MB = 457
+"""What a CUDA context with llama.cpp's kernels takes of a GPU, beside all models: as much as ollama has set aside for
+it since 2024 (`cudaMinimumMemory` in its discovery of GPUs). llama-server leaves 1024 MiB for everything unforeseen
+(--fit-target), of which what is measured after the first load needs nothing here."""
+
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One GPU as NVML sees it. Memory in MiB; None is unknown."""
@@ -27,7 +32,9 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     temperature_c: float | None = None
     power_w: float | None = None
     processes: dict[int, int] = {}
-    """Pid → MiB."""
+    """Pid → MiB, of those that compute and those that draw."""
+    are_strangers: bool = False
+    """Whether the pids are those of another namespace, so that nobody can be told from anybody."""
     mig: bool = False
 
 
@@ -59,11 +66,19 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int | None = None
     """None is unknown."""
     reserve_mb: int = 0
+    """Kept for others."""
+    context_mb: int = 0
+    """What a worker takes before its first model."""
     threads: int | None = None
     visible: str = ""
     """CUDA_VISIBLE_DEVICES of its worker."""
     unavailable: str | None = None
     """Why it does not serve, and the remedy."""
+
+    @property
+    def for_models_mb(self) -> int | None:
+        """What models may use of it; None is unknown."""
+        return None if self.memory_mb is None else max(0, self.memory_mb - self.reserve_mb - self.context_mb)
 
 
 def resolve_devices(
@@ -132,6 +147,7 @@ def _gpu(gpu: Gpu, entry: DeviceEntry, shares: int) -> Device:
         kind="cuda",
         memory_mb=entry.memory_mb or gpu.memory_total_mb,
         reserve_mb=entry.reserve_mb,
+        context_mb=CUDA_CONTEXT_MB,
         visible=gpu.uuid,
         unavailable=mig,
     )

@@ -86,7 +86,11 @@ def _read_there(handle: Any, index: int) -> Gpu:
     load = _optional(pynvml.nvmlDeviceGetUtilizationRates, handle)
     power = _optional(pynvml.nvmlDeviceGetPowerUsage, handle)
     mig = _optional(pynvml.nvmlDeviceGetMigMode, handle)
-    processes = _optional(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+    users = [
+        *(_optional(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []),
+        *(_optional(pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle) or []),
+    ]
+    processes = {p.pid: (p.usedGpuMemory or 0) // MIB for p in users}  # one that does both is in both lists
     return Gpu(
         uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
         name=_text(pynvml.nvmlDeviceGetName(handle)),
@@ -97,7 +101,8 @@ def _read_there(handle: Any, index: int) -> Gpu:
         utilization=None if load is None else load.gpu / 100,
         temperature_c=_optional(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
         power_w=None if power is None else power / 1000,
-        processes={p.pid: (p.usedGpuMemory or 0) // MIB for p in processes},
+        processes=processes,
+        are_strangers=any(not Path(f"/proc/{pid}").exists() for pid in processes),
         mig=bool(mig and mig[0]),
     )
 

@@ -57,6 +57,7 @@ from common.messages.orders import (
     Load,
     Memory,
     Models,
+    Offer,
     Pause,
     Pin,
     ReadEvents,

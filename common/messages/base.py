@@ -2,7 +2,7 @@
 
 import msgspec
 
-PROTOCOL_VERSION = (1, 0)
+PROTOCOL_VERSION = (1, 1)
 """Major, minor. Another major version is refused by name; a minor one only adds fields and kinds."""
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from common.catalogue import Profile
+from common.catalogue import Defaults, Profile
 from common.messages.base import Message, Part
 from common.messages.jobs import Job, JobKey
 
@@ -37,6 +37,17 @@ class Submit(Message, frozen=True, kw_only=True):
     jobs: list[Job]
     profile: Profile | None = None
     """Of their model, where the sender has not seen the neuron tell of it."""
+
+
+class Offer(Message, frozen=True, kw_only=True):
+    """What the gateway's models file says, all of it; not answered: states tell which of the files are here.
+
+    Said after the first state, and again when the file has changed.
+    """
+
+    profiles: list[Profile] = []
+    defaults: Defaults = Defaults()
+    """For models that nobody describes, which are found on disk."""
 
 
 class Abort(Message, frozen=True, kw_only=True):
@@ -224,7 +235,7 @@ class Join(Message, frozen=True, kw_only=True):
 
 
 ToNeuron = (
-    Hello | Beat | Submit | Abort | Claim | Status | Discover | Health | Models | Effective | Version
+    Hello | Beat | Offer | Submit | Abort | Claim | Status | Discover | Health | Models | Effective | Version
     | Load | Unload | Pin | Unpin | ClearCache | Memory | Drain | Undrain | Pause | Resume | RestartWorker
     | ReadEvents | ReadLog | CancelJobs | Join
 )  # fmt: skip

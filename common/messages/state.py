@@ -109,6 +109,8 @@ class ModelState(Part, frozen=True, kw_only=True):
     """One for each device that can hold it; none of a model over several devices."""
     presence: Literal["present", "downloadable", "missing"] | None = None
     """Whether its file is on this host; None: that has not been looked at."""
+    fetching: float | None = None
+    """0 to 1 while its file is being fetched for those who wait for it."""
     feasible: bool = True
     """False: no device of this host can hold it, see reason."""
     draining: bool = False

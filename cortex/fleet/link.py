@@ -36,6 +36,7 @@ from common.messages import (
     JobKey,
     Load,
     NodeState,
+    Offer,
     Progress,
     Refused,
     Rendered,
@@ -107,6 +108,8 @@ class Link:
     ) -> None:
         """`incarnation`: of this gateway process. `clock`: monotonic seconds. `credentials`: none is plain text."""
         self.node = Node(name, str(endpoint))
+        self.greetings = 0
+        """Hellos that were answered; what was told after an earlier one may be forgotten."""
         self.undecodable = 0
         """Frames that were no messages."""
         self._hello = Hello(
@@ -212,10 +215,9 @@ class Link:
                 self._loads[request] = model
                 self.node.note_load(model, memory_mb or 0)
 
-    def tell_profile(self, profile: Profile) -> bool:
-        """Tell of another profile of a model that the neuron has loaded; False if that cannot be sent now."""
-        message = Load(request=new_job_id(), model=profile.id, profile=profile, may_evict=False)
-        return self._is_greeted and self._send(message)
+    def offer(self, offer: Offer) -> bool:
+        """Tell what the models file says; False if that cannot be sent now."""
+        return self._is_greeted and self._send(offer)
 
     def claim(self, claim: Claim) -> bool:
         """Send a claim; False if the connection takes nothing now."""
@@ -308,8 +310,9 @@ class Link:
             if self._is_greeted:
                 self._say_hello()
             return
-        if state.full:
+        if state.full and not self._is_greeted:
             self._is_greeted = True
+            self.greetings += 1
             self._connection.settle()
         if applied is not Applied.LATE:
             self._jobs.learn(node, state)

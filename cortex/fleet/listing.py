@@ -101,9 +101,14 @@ def _is_feasible(node: Node, model: str, profile: Profile | None) -> bool:
     if not node.is_here:
         return False
     state = node.models.get(model)
-    if state is not None:
-        return state.feasible
-    return profile is not None and placement.is_feasible(node, profile)
+    if state is None:
+        return profile is not None and placement.is_feasible(node, profile)
+    would_fetch = profile is not None and profile.download == "on_demand" and state.presence == "downloadable"
+    if state.presence in ("downloadable", "missing") and not would_fetch:
+        return False
+    if state.memory_mb is None and profile is not None and not placement.is_feasible(node, profile):
+        return False
+    return state.feasible
 
 
 def _status(states: list[ModelState]) -> dict[str, Any]:
@@ -112,6 +117,9 @@ def _status(states: list[ModelState]) -> dict[str, Any]:
     if value == "failed":
         status["failed"] = True
         status["reason"] = next(m.reason for m in states if m.status == "failed")
+    fetching = [m.fetching for m in states if m.fetching is not None]
+    if value == "unloaded" and fetching:
+        status["fetching"] = max(fetching)
     if value == "loading":
         progress = [r.progress for m in states for r in m.replicas if r.progress is not None]
         if progress:

@@ -57,7 +57,8 @@ def rank(nodes: Iterable[Node], model: str, profile: Profile | None) -> list[Pla
     """Order the neurons that may load `model`, best first. Without a profile only those that know the model count.
 
     1. There is hope: it fits by some means, and the last attempt did not fail.
-    2. The neuron has the model's file; it is not known whether it has; it could fetch it. One without it comes last.
+    2. The neuron has the model's file; it is not known whether it has; it would fetch it. One that has not and would
+       not comes last, so that it is asked only where no other is left, and its refusal says what to do.
     3. The profile's `pinned_on` names it.
     4. It fits free; after evicting; after draining busy models; that is not known.
     5. Most free memory on one device.
@@ -65,14 +66,16 @@ def rank(nodes: Iterable[Node], model: str, profile: Profile | None) -> list[Pla
     """
     nodes = [n for n in nodes if can_take_work(n)]
     elsewhere_mb = max((s.memory_mb or 0 for n in nodes if (s := n.models.get(model))), default=0)
-    ranked: list[tuple[tuple[int, bool, bool, Fit, int, str], Place]] = []
+    ranked: list[tuple[tuple[int, int, bool, Fit, int, str], Place]] = []
     for node in nodes:
         state = node.models.get(model)
         if (state is None and profile is None) or (state is not None and state.draining):
             continue
         is_failed = state is not None and (state.status == "failed" or not state.feasible)
         presence = None if state is None else state.presence
-        has_file = state is not None and state.memory_mb is not None and not is_failed
+        is_seen = presence == "present" or (presence is None and state is not None and state.memory_mb is not None)
+        has_file = is_seen and not is_failed
+        would_fetch = presence == "downloadable" and profile is not None and profile.download == "on_demand"
         is_named = profile is not None and node.name in profile.pinned_on
         need_mb = _need_mb(state, profile, elsewhere_mb)
         fit, free_mb = judge(node, profile, need_mb)
@@ -80,11 +83,19 @@ def rank(nodes: Iterable[Node], model: str, profile: Profile | None) -> list[Pla
         reasons.append(_WORDS[fit])
         if presence in ("downloadable", "missing"):
             reasons.append("it has not fetched the file yet" if presence == "downloadable" else "it has no such file")
+            is_failed |= not would_fetch
         elif state is not None and is_failed:
             reasons.append(f"the last attempt failed: {state.reason or 'without a reason'}")
         place = Place(node.name, fit, free_mb, need_mb, reasons)
         hope = 2 + (presence == "missing") if is_failed else int(place.is_hopeless)
-        key = (hope, not has_file, not is_named, fit, -(free_mb or 0), digest(f"{model}\0{node.name}".encode()))
+        key = (
+            hope,
+            0 if has_file else 2 if would_fetch else 1,
+            not is_named,
+            fit,
+            -(free_mb or 0),
+            digest(f"{model}\0{node.name}".encode()),
+        )
         ranked.append((key, place))
     ranked.sort(key=lambda pair: pair[0])
     return [place for _, place in ranked]

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from common.catalogue import Catalogue, Profile
 from common.errors import Code, RequestError
 from common.log import fields
-from common.messages import Claimed, ModelState, NodeState
+from common.messages import Claimed, NodeState, Offer
 from cortex.fleet import placement, routing
 from cortex.fleet.calls import Track
 from cortex.fleet.claims import Claims
@@ -42,8 +42,9 @@ class Placer:
         """
         self._node_grace_s = node_grace_s
         self._links = links
-        self._told: dict[tuple[str, str], str] = {}
-        """By neuron and model: the fingerprint of the profile that it was told of."""
+        self._offer = Offer()
+        self._told: dict[str, int] = {}
+        """By neuron: the greeting after which it was told of the present catalogue."""
         self.adopt(catalogue)
         self._clock = clock
         self._refused = refused
@@ -57,9 +58,11 @@ class Placer:
     def adopt(self, catalogue: Catalogue) -> None:
         """Take the profiles of another catalogue."""
         self._profiles = {p.id: p for p in catalogue.models}
-        self._fingerprints = {p.id: p.fingerprint for p in catalogue.models}
+        before, self._offer = self._offer, Offer(profiles=catalogue.models, defaults=catalogue.defaults)
+        if self._offer != before:
+            self._told.clear()
         for link in self._links.values():
-            self._tell_changes(link.node, link.node.models.values())
+            self._tell(link)
 
     def profile(self, model: str) -> Profile | None:
         """Return the catalogue's profile of a model."""
@@ -88,17 +91,12 @@ class Placer:
     def learn(self, node: Node, state: NodeState) -> None:
         """Take note of what a neuron holds."""
         self._holders.learn(node, state)
-        self._tell_changes(node, state.models)
+        self._tell(self._links[node.name])
 
-    def _tell_changes(self, node: Node, models: Iterable[ModelState]) -> None:
-        """Tell a neuron once that a model which it holds has another profile by now; it says when it goes over."""
-        for state in models:
-            ours = self._fingerprints.get(state.id)
-            told = (node.name, state.id)
-            if ours is None or not state.profile or state.status != "loaded" or state.profile == ours:
-                continue
-            if self._told.get(told) != ours and self._links[node.name].tell_profile(self._profiles[state.id]):
-                self._told[told] = ours
+    def _tell(self, link: Link) -> None:
+        """Tell a neuron once what the catalogue says; its states then tell whose files it has."""
+        if self._told.get(link.node.name) != link.greetings and link.offer(self._offer):
+            self._told[link.node.name] = link.greetings
 
     def claimed(self, node: str, message: Claimed) -> None:
         """Take a registrar's answer."""

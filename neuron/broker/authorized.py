@@ -20,7 +20,7 @@ _LOOK = frozenset(
     {messages.Hello, messages.Status, messages.Discover, messages.Health, messages.Models, messages.Effective,
      messages.Memory, messages.ReadEvents, messages.Version}
 )  # fmt: skip
-_WORK = frozenset({messages.Submit, messages.Abort, messages.Claim, messages.Beat})
+_WORK = frozenset({messages.Submit, messages.Abort, messages.Claim, messages.Beat, messages.Offer})
 _INVITED = frozenset({messages.Join})
 ALLOWED: dict[str, frozenset[type]] = {
     "gateway": frozenset(messages.ToNeuron.__args__) - _INVITED,

@@ -19,10 +19,22 @@ class Ledger:
         self._reserved: dict[tuple[str, str], int] = {}
         self._earmarked: dict[tuple[str, str], int] = {}
         self._unreleased: dict[str, int] = {}
+        self._foreign: dict[str, int] = {}
 
     def capacity_mb(self, device: str) -> int | None:
         """Return what models may use of the device at most; None: unknown."""
         return self._capacities[device]
+
+    def note_foreign(self, device: str, memory_mb: int) -> bool:
+        """Give nobody what other programs hold of a device; return whether that has changed."""
+        has_changed = self._foreign.get(device, 0) != memory_mb
+        self._foreign[device] = memory_mb
+        return has_changed
+
+    def offered_mb(self, device: str) -> int | None:
+        """Return what models may use of the device at most while other programs hold what they do; None: unknown."""
+        capacity = self.capacity_mb(device)
+        return None if capacity is None else max(0, capacity - self._foreign.get(device, 0))
 
     def reserved_mb(self, device: str) -> int:
         """Return the sum of the kept promises on a device."""
@@ -30,19 +42,19 @@ class Ledger:
 
     def free_mb(self, device: str) -> int | None:
         """Return what is neither promised nor withheld, never below zero; None: unknown."""
-        capacity = self.capacity_mb(device)
-        return None if capacity is None else max(0, capacity - self.reserved_mb(device) - self.unreleased_mb(device))
+        offered = self.offered_mb(device)
+        return None if offered is None else max(0, offered - self.reserved_mb(device) - self.unreleased_mb(device))
 
     def room_mb(self, device: str, going: Collection[str] = ()) -> int | None:
         """Return what is neither promised nor earmarked once the models of `going` are gone; None: unknown.
 
         Below zero: more is earmarked than will be free. What is withheld counts as room: a new worker brings it back.
         """
-        capacity = self.capacity_mb(device)
-        if capacity is None:
+        offered = self.offered_mb(device)
+        if offered is None:
             return None
         staying = sum(mb for (at, model), mb in self._reserved.items() if at == device and model not in going)
-        return capacity - staying - self.earmarked_mb(device)
+        return offered - staying - self.earmarked_mb(device)
 
     def earmarked_mb(self, device: str) -> int:
         """Return the sum of the earmarks on a device."""

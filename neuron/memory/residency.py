@@ -8,6 +8,9 @@ from common.messages import ModelFacts, ModelStatus, ReplicaStatus
 from neuron.memory.estimate import MemoryPlan
 from neuron.memory.prefixes import Prefixes
 
+Presence = Literal["present", "downloadable", "missing"]
+"""A model's file is on this host; it is not, and `pull` could fetch it; it is not, and only a person can bring it."""
+
 LeaveReason = Literal["room", "ttl", "admin"]
 """Another model needs its memory; nobody used it for its ttl_s; somebody asked for it."""
 
@@ -40,6 +43,8 @@ class Replica:
     """Whether a job has ended since the load."""
     makes_room_for: str | None = None
     """The model that it leaves for; it stays after all if that one no longer needs the room."""
+    comes_back: bool = False
+    """Whether it is to be loaded again once it is gone: the model that it left for no longer needs the room."""
     leaving: bool = False
     """Unloaded as soon as it is idle; gets no new jobs, except those an unload of the whole model waits for."""
     leaves_for: LeaveReason = "admin"
@@ -87,8 +92,20 @@ class Model:
     """The profile with its variants, where it has any; `profile` is the one that is tried or served."""
     others: list[Profile] = field(default_factory=list)
     """Variants that have not been tried yet, best first."""
+    is_found: bool = False
+    """Whether nobody describes it: its profile was made up for a file that was found."""
     newer: Profile | None = None
     """A profile that came while it was loaded with this one."""
+    is_newer_found: bool = False
+    """As `is_found`, of the newer profile."""
+    is_wanted: bool = False
+    """Whether somebody waits for its inspection: only then may its file be fetched."""
+    fetched: set[str] = field(default_factory=set)
+    """Sources that were tried to be fetched in this inspection, each once."""
+    fetching: float | None = None
+    """0 to 1: how much of its file has come; None: it is not being fetched."""
+    presence: Presence | None = None
+    """Of its file, where its path is not known: whether it was seen when that was last looked at."""
     path: str | None = None
     facts: ModelFacts | None = None
     fault: str | None = None

@@ -12,6 +12,8 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
 
     profile: Profile
     device: str
+    found: bool = False
+    """Whether nobody describes it: the profile was made up for its file."""
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,3 +30,5 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     """By model: what an admin has said, against its profile."""
     resident: list[Resident] = []
     """Pinned ones first, then the most recently used."""
+    preload: list[Profile] = []
+    """What gateways have said of models that are to be loaded at every start."""

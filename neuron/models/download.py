@@ -5,8 +5,10 @@ What was interrupted goes on where it stopped. HF_TOKEN, HF_ENDPOINT and proxies
 
 import fcntl
 import hashlib
+import io
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,10 @@ SPARE_BYTES = 256 * 2**20
 _CHUNK = 4 * 2**20
 Verified = Callable[[str, int, int], None]
 """Told a file's name, the bytes that were checked, and how many there are."""
+
+
+Arrived = Callable[[int, int], None]
+"""Told how many bytes of a model are on this host, and how many there are in all."""
 
 
 class DownloadFailed(HelexaError):
@@ -56,8 +62,9 @@ def pull(
     *,
     say: Callable[[str], None],
     verified: Verified = lambda name, done, total: None,
+    arrived: Arrived = lambda done, total: None,
 ) -> Pulled:
-    """Fetch all files of a model. `verified` is told how far a checksum is.
+    """Fetch all files of a model. `verified` is told how far a checksum is, `arrived` how far the whole.
 
     Raises DownloadFailed, and BadReference with the repository's models.
     """
@@ -69,13 +76,16 @@ def pull(
         _check_room(wanted, reference.repo, cache)
         total = sum(r.size for r in remotes)
         say(f"{reference}: {len(remotes)} files, {format_size(total)}, of which {len(wanted)} are to be fetched")
-        paths = []
+        paths, done = [], total - sum(r.size for r in wanted)
         for remote in remotes:
             is_resumable = remote.sha256 is not None and remote.size <= MAX_HTTP_DOWNLOAD_SIZE
             if remote in wanted and is_resumable:
-                _fetch(hub, remote, reference.repo, revision, cache, verified)
+                here = partial(lambda before, size: arrived(before + size, total), done)
+                _fetch(hub, remote, reference.repo, revision, cache, verified, here)
             path = hub.hf_hub_download(reference.repo, remote.name, revision=revision, cache_dir=cache)
             paths.append(Path(path))
+            done += remote.size if remote in wanted else 0
+            arrived(done, total)
             if remote in wanted and not is_resumable:
                 _verify(remote, paths[-1], verified)
     except GatedRepoError:
@@ -143,7 +153,13 @@ def _check_room(wanted: list[Remote], repo: str, cache: Path) -> None:
 
 
 def _fetch(
-    hub: huggingface_hub.HfApi, remote: Remote, repo: str, revision: str, cache: Path, verified: Verified
+    hub: huggingface_hub.HfApi,
+    remote: Remote,
+    repo: str,
+    revision: str,
+    cache: Path,
+    verified: Verified,
+    arrived: Callable[[int], None],
 ) -> None:
     """Put a file's content into the cache, going on with what an earlier try left.
 
@@ -153,7 +169,7 @@ def _fetch(
     blob = repository_folder(repo, cache) / "blobs" / (remote.sha256 or "")
     blob.parent.mkdir(parents=True, exist_ok=True)
     url = huggingface_hub.hf_hub_url(repo, remote.name, revision=revision, endpoint=hub.endpoint)
-    with _partial(blob).open("ab") as file:
+    with _Watched(io.FileIO(_partial(blob), "ab"), arrived) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -167,6 +183,19 @@ def _fetch(
         )
     _verify(remote, _partial(blob), verified)
     _partial(blob).rename(blob)
+
+
+class _Watched(io.BufferedWriter):
+    """A file that tells its size as it grows."""
+
+    def __init__(self, raw: io.FileIO, arrived: Callable[[int], None]) -> None:
+        super().__init__(raw)
+        self._arrived = arrived
+
+    def write(self, data: Any) -> int:
+        count = super().write(data)
+        self._arrived(self.tell())
+        return count
 
 
 def _partial(blob: Path) -> Path:

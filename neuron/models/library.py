@@ -1,10 +1,12 @@
 """The models that lie on this host's disks, found by walking folders and reading headers. Nothing is loaded."""
 
 import logging
+import math
 import os
 import re
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -223,14 +225,31 @@ def _with_unique_ids(found: list[Found]) -> list[Found]:
     return unique
 
 
-class Lookout:
-    """Scans again and again in a thread of its own: a disk that hangs must hold up nothing else."""
+Places = dict[str, str | None]
+"""By source: the path of its file; None: it is not on this host."""
 
-    def __init__(self, library: Library, report: Callable[[list[Found], list[DiskState]], None]) -> None:
-        """`report` is called in the thread after each scan, with how full the disks are."""
+
+class Lookout:
+    """Looks again and again in a thread of its own: a disk that hangs must hold up nothing else."""
+
+    def __init__(
+        self,
+        library: Library,
+        locate: Callable[[str], str | None],
+        report: Callable[[list[Found], list[DiskState]], None],
+        report_places: Callable[[Places], None],
+    ) -> None:
+        """`locate` returns a source's file. The reports are called in the thread, after each look.
+
+        With what was found comes how full the disks are.
+        """
         self._library = library
+        self._locate = locate
         self._report = report
-        self._ended = threading.Event()
+        self._report_places = report_places
+        self._sources: tuple[str, ...] = ()
+        self._woken = threading.Event()
+        self._is_ended = False
         self._complaints: list[str] = []
 
     def start(self) -> None:
@@ -239,16 +258,33 @@ class Lookout:
 
     def stop(self) -> None:
         """Report no more."""
-        self._ended.set()
+        self._is_ended = True
+        self._woken.set()
+
+    def watch(self, sources: tuple[str, ...]) -> None:
+        """Look for these now, and at each look from now on."""
+        self._sources = sources
+        self._woken.set()
 
     def _run(self) -> None:
-        while not self._ended.is_set():
-            found = self._library.scan()
-            if self._complaints != self._library.complaints:
-                self._complaints = self._library.complaints
-                for complaint in self._complaints:
-                    log.warning("models cannot be looked for in %s", complaint)
-            space = disks.measure(self._library.folders)
-            if not self._ended.is_set():
-                self._report(found, space)
-            self._ended.wait(RESCAN_S)
+        scanned_at = -math.inf
+        while not self._is_ended:
+            self._woken.clear()
+            if sources := self._sources:
+                places = {source: self._locate(source) for source in sources}
+                if not self._is_ended:
+                    self._report_places(places)
+            if time.monotonic() - scanned_at >= RESCAN_S:
+                self._scan()
+                scanned_at = time.monotonic()
+            self._woken.wait(max(0.0, scanned_at + RESCAN_S - time.monotonic()))
+
+    def _scan(self) -> None:
+        found = self._library.scan()
+        if self._complaints != self._library.complaints:
+            self._complaints = self._library.complaints
+            for complaint in self._complaints:
+                log.warning("models cannot be looked for in %s", complaint)
+        space = disks.measure(self._library.folders)
+        if not self._is_ended:
+            self._report(found, space)

@@ -8,7 +8,7 @@ from typing import Any
 import llama_cpp
 from msgspec import structs
 
-from common.engine_options import EngineOptions, parse_kv
+from common.engine_options import CACHE_TYPES, EngineOptions, parse_kv
 from common.messages import ModelFacts
 from neuron.prep import llama_said
 from neuron.prep.vocabulary import UnusableFile
@@ -66,13 +66,33 @@ def measure(path: str, facts: ModelFacts, sizes: dict[str, int], options: Engine
             raise UnusableFile(problem)
         trained = int(llama_cpp.llama_model_n_ctx_train(model))  # as an override_kv may have changed it
         facts = structs.replace(facts, heads=int(llama_cpp.llama_model_n_head(model)), context_train=trained)
-        return facts if _gives_vectors(facts) else _measure_memory(model, facts)
+        if _gives_vectors(facts):
+            return facts
+        _check_cache(model, options)
+        return _measure_memory(model, facts)
     finally:
         llama_cpp.llama_model_free(model)
 
 
 def _gives_vectors(facts: ModelFacts) -> bool:
     return not {"embeddings", "rerank"}.isdisjoint(facts.capabilities)
+
+
+def _check_cache(model: Any, options: EngineOptions) -> None:
+    """Have llama.cpp say whether the heads go with the types of the cache, before anything makes room for the model."""
+    if options.cache_type_k is None and options.cache_type_v is None:
+        return
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = 256, 32, 32, 1
+    params.n_outputs_max = 1
+    params.kv_unified = params.no_perf = True
+    params.type_k = CACHE_TYPES[options.cache_type_k or "f16"]
+    params.type_v = CACHE_TYPES[options.cache_type_v or "f16"]
+    llama_said.clear()
+    context = llama_cpp.llama_init_from_model(model, params)
+    if not context:
+        raise UnusableFile(f"llama.cpp makes no context of it: {llama_said.complaint()}")
+    llama_cpp.llama_free(context)
 
 
 def _measure_memory(model: Any, facts: ModelFacts) -> ModelFacts:

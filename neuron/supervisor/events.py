@@ -108,6 +108,30 @@ class ModelsFound:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcesLocated:
+    """What a look for the watched sources has shown: by source the path of its file, None if it is not here."""
+
+    places: dict[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchMoved:
+    """More of a source has come."""
+
+    source: str
+    progress: float
+    """0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchEnded:
+    """A source is complete on this host, or why it is not."""
+
+    source: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogueRead:
     """The models file of this host was read again, and is valid."""
 
@@ -135,5 +159,5 @@ class StopAsked:
 
 Event = (
     Started | ChildSpawned | ChildExited | WorkerSaid | PrepSaid | ProbeRead | PeerSaid | PeerLost | SourceResolved
-    | ModelsFound | CatalogueRead | TimerFired | Woken | StopAsked
+    | ModelsFound | SourcesLocated | FetchMoved | FetchEnded | CatalogueRead | TimerFired | Woken | StopAsked
 )  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from common.catalogue import Defaults, Profile
 from common.messages import DiskState, Eviction, FromNeuron, ToPrep, ToWorker, WorkerHello
 from neuron.broker.jobs import JobBook
 from neuron.broker.pace import Pace
@@ -55,6 +56,16 @@ class Host:
     """Owners whose workers are to end as soon as their running jobs have."""
     models: dict[str, Model] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    own_defaults: Defaults = field(default_factory=Defaults)
+    """Of this host's models file."""
+    given_defaults: Defaults | None = None
+    """Of the models file of the gateway that has told of its own last."""
+    given: set[str] = field(default_factory=set)
+    """Models that a gateway's file describes."""
+    fetches: set[str] = field(default_factory=set)
+    """Sources that are being fetched."""
+    located: dict[str, str] = field(default_factory=dict)
+    """By source: the path of its file, where it was there at the last look."""
     jobs: JobBook = field(default_factory=JobBook)
     xids: Counter[str] = field(default_factory=Counter)
     """By the UUID that the driver knows: its error events since the start."""
@@ -161,6 +172,20 @@ class Host:
         if for_s is not None:
             self.wake_in(f"pause:{device}", for_s)
         self.is_dirty = True
+
+    def candidates(self, model: Model) -> list[Profile]:
+        """Return what this host may serve a model as by its newest profile, the best variant first."""
+        profile = model.newer or model.given or model.profile
+        return profile.for_host(self.settings.name) or [profile]
+
+    def sources(self, model: Model) -> list[str]:
+        """Return where this host may find a model."""
+        return [p.source for p in self.candidates(model)]
+
+    def paths(self, model: Model) -> list[str]:
+        """Return the files that the model is, as far as they are known."""
+        found = [self.located[s] for s in self.sources(model) if s in self.located]
+        return found if model.path is None else [model.path, *found]
 
     def is_asked_for(self, model: str) -> bool:
         """Say whether jobs or loads still need the model."""

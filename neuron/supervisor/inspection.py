@@ -9,11 +9,15 @@ from neuron.discovery import Device
 from neuron.memory.estimate import MemoryPlan, plan_memory
 from neuron.memory.residency import Model
 from neuron.supervisor.host import Host
-from neuron.supervisor.instructions import ResolveSource
+from neuron.supervisor.instructions import FetchSource, ResolveSource
 from neuron.supervisor.states import State
 
 FAULT_MEMORY_S = 2.0
 """A model that cannot be served is looked at again when it is asked for after this time: the file may have come."""
+
+
+FETCH_FAULT_S = 30.0
+"""A file that could not be fetched is not tried again before: the hub is not to be asked with every request."""
 
 
 def size_model(host: Host, model: Model, device: str, free_mb: int | None) -> MemoryPlan | str:
@@ -46,16 +50,18 @@ class Inspection:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def adopt(self, profile: Profile, *, own: bool) -> Model:
+    def adopt(self, profile: Profile, *, own: bool, found: bool = False) -> Model:
         """Take a profile into the catalogue; one whose model is resident keeps what it was loaded with until renewed.
 
-        A gateway's stands above the neuron's own in all but source and engine.
+        A gateway's stands above the neuron's own in all but source and engine. `found`: it was made up for a file.
         """
         host = self._host
         known = host.models.get(profile.id)
         if known is None:
             pinned = host.settings.name in profile.pinned_on
-            known = host.models[profile.id] = Model(profile, own, pinned=pinned, own=profile if own else None)
+            known = host.models[profile.id] = Model(
+                profile, own, pinned=pinned, own=profile if own else None, is_found=found
+            )
             self._begin_with_best(known, profile)
             host.is_dirty = True
             return known
@@ -65,12 +71,12 @@ class Inspection:
             profile = structs.replace(profile, source=known.own.source, engine=engine, variants=known.own.variants)
         if (known.given or known.profile) == profile:
             host.is_dirty |= known.newer is not None
-            known.newer = None
+            known.newer, known.is_found = None, found
         elif known.replicas:
             host.is_dirty |= known.newer != profile
-            known.newer = profile
+            known.newer, known.is_newer_found = profile, found
         else:
-            known.newer = profile
+            known.newer, known.is_newer_found = profile, found
             known = self.renew(known)
         return known
 
@@ -81,7 +87,13 @@ class Inspection:
         assert not model.replicas, f"{model.id} is still loaded"
         pinned = model.pinned or host.settings.name in model.newer.pinned_on
         new = host.models[model.id] = Model(
-            model.newer, model.is_own, own=model.own, pinned=pinned, draining=model.draining
+            model.newer,
+            model.is_own,
+            own=model.own,
+            pinned=pinned,
+            draining=model.draining,
+            is_found=model.is_newer_found,
+            made_room=model.made_room,
         )
         self._begin_with_best(new, model.newer)
         host.is_dirty = True
@@ -101,26 +113,32 @@ class Inspection:
             return False
         self._host.say("info", "next variant", model=model.id, source=model.profile.source, because=why)
         model.profile = model.others.pop(0)
-        model.path, model.facts, model.plan, model.shortfall, model.inspecting = None, None, None, None, False
-        self.inspect(model)
+        model.path, model.facts, model.plan, model.shortfall = None, None, None, None
+        self._resolve(model)
         return True
 
-    def inspect(self, model: Model) -> None:
-        """Find the model's file and have prep read its header, unless that is known or under way."""
-        host = self._host
-        if model.inspecting or model.facts is not None:
+    def inspect(self, model: Model, *, wanted: bool = True) -> None:
+        """Find the model's file and have prep read its header, unless that is known or under way.
+
+        `wanted`: somebody waits for it, so a file that is not here is fetched if its profile says so.
+        """
+        if model.facts is not None:
             return
-        model.inspecting = True
+        model.is_wanted |= wanted
+        if not model.inspecting:
+            model.inspecting = True
+            self._resolve(model)
+
+    def _resolve(self, model: Model) -> None:
         template = model.profile.engine.chat_template_file
-        host.out.append(ResolveSource(model.id, model.profile.source, () if template is None else (template,)))
+        beside = () if template is None else (template,)
+        self._host.out.append(ResolveSource(model.id, model.profile.source, beside))
 
     def source_resolved(self, model: Model, path: str | None, error: str | None, identity: str) -> bool:
         """Go on with the inspection; return True if it has ended, with a fault."""
         if path is None:
-            if self._try_next(model, error or "its file was not found"):
-                return False
-            self._settle(model, error or "its file was not found")
-            return True
+            model.presence = "downloadable" if model.profile.source.startswith("hf:") else "missing"
+            return self._miss(model, error or "its file was not found")
         model.path, model.identity = path, identity
         if identity and model.lasting_fault is not None and model.lasting_fault[0] == identity:
             model.inspecting = False
@@ -129,6 +147,67 @@ class Inspection:
         if self._host.prep.state is State.READY:
             self._host.tell_prep(Inspect(model=model.id, path=path, engine=model.profile.engine))
         return False
+
+    def _miss(self, model: Model, why: str) -> bool:
+        """Go on without a file: with the next variant, or by fetching one; return True if that is the end."""
+        if self._try_next(model, why) or (model.is_wanted and self._fetch(model)):
+            return False
+        if not model.is_wanted and self._fetchable(model):
+            model.inspecting = False  # nothing is wrong: it is fetched as soon as somebody asks for it
+            self.forget(model)
+            return False
+        self._settle(model, why)
+        return True
+
+    def _fetchable(self, model: Model) -> list[Profile]:
+        """Return the variants that may be fetched, and have not been tried."""
+        return [
+            p for p in self._host.candidates(model)
+            if p.download == "on_demand" and p.source.startswith("hf:") and p.source not in model.fetched
+        ]  # fmt: skip
+
+    def _fetch(self, model: Model) -> bool:
+        """Have the best variant fetched that may be; False if there is none."""
+        host, wanted = self._host, self._fetchable(model)
+        if not wanted:
+            return False
+        model.profile, model.fetching = wanted[0], 0.0
+        variants = host.candidates(model)
+        model.others = variants[variants.index(wanted[0]) + 1 :]
+        source = model.profile.source
+        model.fetched.add(source)
+        if source not in host.fetches:
+            host.fetches.add(source)
+            host.out.append(FetchSource(source))
+            host.say("info", "fetching model", model=model.id, source=source)
+        host.is_dirty = True
+        return True
+
+    def fetch_moved(self, source: str, progress: float) -> list[Model]:
+        """Record how far a fetch is; return the models that wait for it."""
+        models = self._waiting_for(source)
+        for model in models:
+            model.fetching = progress
+            self._host.is_dirty = True
+        return models
+
+    def fetch_ended(self, source: str, error: str | None) -> list[Model]:
+        """Go on once a file has come, or has not; return the models whose inspection has ended with a fault."""
+        host = self._host
+        host.fetches.discard(source)
+        host.is_dirty = True
+        ended = []
+        for model in self._waiting_for(source):
+            model.fetching = None
+            if error is None:
+                self._resolve(model)
+            elif self._miss(model, f"its file could not be fetched: {error}"):
+                model.fault_until = host.now + FETCH_FAULT_S
+                ended.append(model)
+        return ended
+
+    def _waiting_for(self, source: str) -> list[Model]:
+        return [m for m in self._host.models.values() if m.fetching is not None and m.profile.source == source]
 
     def prep_came_up(self) -> None:
         """Ask a new prep process again what the old one did not answer."""
@@ -188,7 +267,8 @@ class Inspection:
 
     def _settle(self, model: Model, fault: str | None) -> None:
         host = self._host
-        model.inspecting, model.fault = False, fault
+        model.inspecting, model.is_wanted, model.fault = False, False, fault
+        model.fetched.clear()
         host.is_dirty = True
         if fault is not None:
             self.note_fault(model, fault, lasting=model.path is not None)
@@ -204,9 +284,13 @@ class Inspection:
         """Say whether the model's fault is recent enough to be believed without another look."""
         return model.fault is not None and self._host.now < model.fault_until
 
-    def look_again(self, model: Model) -> None:
-        """Forget an old fault and look once more; where the file is still the same, the fault is too."""
+    def forget(self, model: Model) -> None:
+        """Forget what is known of a model's file, and an old fault: the next who asks has it looked at anew."""
         model.fault, model.facts, model.path = None, None, None
         if model.given is not None:
             self._begin_with_best(model, model.given)
+
+    def look_again(self, model: Model) -> None:
+        """Forget an old fault and look once more; where the file is still the same, the fault is too."""
+        self.forget(model)
         self.inspect(model)

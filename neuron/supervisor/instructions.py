@@ -61,6 +61,23 @@ class ResolveSource:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchSources:
+    """Look now, and again and again, which of these sources have their file on this host; answered by SourcesLocated.
+
+    Instead of those that were to be watched before.
+    """
+
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSource:
+    """Fetch a source from its hub; answered by FetchMoved now and then, and by FetchEnded."""
+
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     """Fire TimerFired(key) at `at`, on the monotonic clock, instead of any earlier timer of that key."""
 
@@ -115,6 +132,8 @@ Instruction = (
     | SendPeer
     | Nudge
     | ResolveSource
+    | WatchSources
+    | FetchSource
     | SetTimer
     | CancelTimer
     | Say

@@ -41,7 +41,10 @@ class Keeper:
         for resident in saved.resident:
             known = host.models.get(resident.profile.id)
             if known is None or known.own is None:  # the neuron's own file is newer than what was saved
-                self._inspection.adopt(resident.profile, own=False)
+                self._inspection.adopt(resident.profile, own=False, found=resident.found)
+        for profile in saved.preload:
+            if profile.id not in host.models:
+                self._inspection.adopt(profile, own=False)
         self._pins = dict(saved.pins)
         self._pin()
         for resident in saved.resident:
@@ -77,13 +80,18 @@ class Keeper:
     def _take(self) -> Saved:
         host = self._host
         resident = [
-            (not m.pinned, -r.used_at, Resident(profile=m.profile, device=r.device))
+            (not m.pinned, -r.used_at, Resident(profile=m.profile, device=r.device, found=m.is_found))
             for m in host.models.values()
             for r in m.replicas.values()
             if not r.leaving and r.status in ("loaded", "recovering")
         ]
         resident.sort(key=lambda row: row[:2])
-        parked = [Resident(profile=host.models[m].profile, device=d) for d, ms in host.parked.items() for m in ms]
+        parked = [
+            Resident(profile=host.models[m].profile, device=d, found=host.models[m].is_found)
+            for d, ms in host.parked.items()
+            for m in ms
+        ]
+        preload = [host.models[i] for i in (host.aliases.get(n, n) for n in host.settings.preload) if i in host.models]
         return Saved(
             corrections=dict(host.corrections),
             pauses={d: None if end is None else round(end + self._wall_less_now_s) for d, end in host.paused.items()},
@@ -96,4 +104,5 @@ class Keeper:
             pins=self._pins
             | {m.id: m.pinned for m in host.models.values() if m.pinned != (host.settings.name in m.profile.pinned_on)},
             resident=[row[2] for row in resident] + parked,
+            preload=[m.given or m.profile for m in preload if m.own is None and not m.is_found],
         )

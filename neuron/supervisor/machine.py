@@ -27,6 +27,7 @@ from common.messages import (
     LoadProgress,
     MemoryView,
     NodeState,
+    Offer,
     Prepared,
     PrepHello,
     Pulse,
@@ -41,7 +42,7 @@ from neuron.discovery import Device, ProbeReading
 from neuron.memory.ledger import HOST, Ledger
 from neuron.memory.residency import Model
 from neuron.settings import NeuronSettings
-from neuron.supervisor import events
+from neuron.supervisor import events, foreign
 from neuron.supervisor.admin import Admin
 from neuron.supervisor.child import Child, UndefinedTransition
 from neuron.supervisor.departure import Departure
@@ -54,6 +55,7 @@ from neuron.supervisor.host_memory import HostMemory
 from neuron.supervisor.inspection import Inspection
 from neuron.supervisor.instructions import Instruction, Say
 from neuron.supervisor.keeper import Keeper
+from neuron.supervisor.offers import Offers
 from neuron.supervisor.ownership import Ownership
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.policy import RestartPolicy
@@ -106,11 +108,9 @@ class Machine:
             workers={d.uuid: child("worker", d.uuid, watchdog.idle_s, holds=d.kind == "cuda") for d in served},
             prep=child("prep", "prep", math.inf),  # judged by the answers it owes, not by silence
             probe=child("probe", "probe", PROBE_SILENCE_S),
-            ledger=Ledger(
-                {d.uuid: None if d.memory_mb is None else max(0, d.memory_mb - d.reserve_mb) for d in devices}
-                | {HOST: settings.host_memory_mb}
-            ),
+            ledger=Ledger({d.uuid: d.for_models_mb for d in devices} | {HOST: settings.host_memory_mb}),
             aliases=catalogue.targets(),
+            own_defaults=catalogue.defaults,
             problems={d.uuid: d.unavailable for d in devices if d.unavailable is not None},
         )
         self._inspection = Inspection(host)
@@ -128,6 +128,7 @@ class Machine:
         self._ownership = Ownership(host, self._family, self._placement, self._traffic)
         self._driver = DriverWatch(host, self._family)
         self._finds = Finds(host, self._inspection)
+        self._offers = Offers(host, self._inspection, self._placement)
         self._profiles = Profiles(host, self._inspection)
         self._withdrawal = Withdrawal(host, self._traffic)
         self._reception = Reception(host, self._publisher, self._withdrawal, self._placement)
@@ -198,8 +199,20 @@ class Machine:
             case events.ModelsFound(found, disks):
                 host.disks = disks
                 self._finds.update(found)
+                self._offers.tidy()
+            case events.SourcesLocated(places):
+                self._offers.located(places)
+                self._finds.review()
+            case events.FetchMoved(source, progress):
+                for model in self._inspection.fetch_moved(source, progress):
+                    self._placement.fetch_moved(model, progress)
+            case events.FetchEnded(source, error):
+                for model in self._inspection.fetch_ended(source, error):
+                    self._inspection_ended(model)
             case events.CatalogueRead(catalogue):
                 self._profiles.replace(catalogue)
+                self._finds.apply_defaults()
+                self._offers.tidy()
             case events.TimerFired(key):
                 self._timer_fired(key)
             case events.Woken(slept_s):
@@ -217,7 +230,7 @@ class Machine:
             ):
                 self._family.happen(child, "start")
         for model in host.models.values():
-            self._inspection.inspect(model)
+            self._inspection.inspect(model, wanted=False)
         for name in host.settings.preload:
             model_id = host.aliases.get(name, name)
             if model_id in host.models:
@@ -227,6 +240,7 @@ class Machine:
                          known=", ".join(host.models) or "none")  # fmt: skip
         for uuid, problem in host.problems.items():
             host.say("error", "device is unavailable", device=uuid, why=problem)
+        self._offers.tidy()
         host.wake_in("sweep", SWEEP_S)
         self._publisher.start()
 
@@ -299,6 +313,7 @@ class Machine:
         if host.reading != reading:
             host.reading = reading
             host.is_dirty |= bool(reading.devices)
+        foreign.note(host, reading)
         self._driver.read(reading)
         self._family.release(reading)
 
@@ -315,6 +330,9 @@ class Machine:
                 if message.profile is not None:
                     self._inspection.adopt(message.profile, own=False)
                 self._traffic.submit(peer, message.jobs)
+            case Offer():
+                self._offers.take(peer, message)
+                self._finds.apply_defaults()
             case Abort():
                 self._withdrawal.abort(peer, message)
             case Beat():
@@ -363,6 +381,7 @@ class Machine:
         host.is_dirty |= host.inquest.expire(host.now)
         self._upkeep.sweep()
         self._renewal.sweep()
+        self._offers.sweep()
         self._ownership.sweep()
         self._herald.sweep()
 

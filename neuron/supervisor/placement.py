@@ -52,7 +52,7 @@ class Placement:
     def __init__(self, host: Host, inspection: Inspection) -> None:
         self._host = host
         self._inspection = inspection
-        self.wants = Wants(host, Rooms(host), inspection.inspect, self._start)
+        self.wants = Wants(host, Rooms(host), inspection.inspect, self._start, self._bring_back)
         self._preload = {host.aliases.get(name, name) for name in host.settings.preload}
         """Models of the preload that have not been loaded yet."""
         self._asked: dict[str, list[tuple[str, Load]]] = {}
@@ -62,6 +62,17 @@ class Placement:
         """Go on with the loads that waited for the model's file."""
         for peer, message in self._asked.pop(model.id, []):
             self.load(model, message, peer)
+
+    def fetch_moved(self, model: Model, progress: float) -> None:
+        """Tell those who asked for a load how much of its file has come."""
+        for peer, message in self._asked.get(model.id, []):
+            if peer:
+                text = f"fetching {model.profile.source}"
+                self._host.tell(peer, Progress(request=message.request, text=text, fraction=progress))
+
+    def is_preload(self, model: str) -> bool:
+        """Say whether a model is to be loaded at the start, and has not been yet."""
+        return model in self._preload
 
     def load_again(self, model: Model, device: str | None = None) -> None:
         """Load a model on the neuron's own account, where nothing has to give way for it."""
@@ -315,14 +326,24 @@ class Placement:
         if replica.device in model.replicas:
             gone = f"{model.id} is not on {replica.place}: its load failed" if replica.leaving else None
             self._remove(model, replica, gone, f"{model.id} cannot be loaded: {message.message}")
-        model.has_retried = False
-        for name, device in model.made_room:
-            evicted = host.models.get(name)
-            if evicted is not None and not evicted.replicas:
-                host.say("info", "model comes back", model=name, device=device, because=f"{model.id} failed to load")
-                self.load_again(evicted, device)
-        model.made_room.clear()
+        self._bring_back(model)
         return model
+
+    def _bring_back(self, model: Model) -> None:
+        """Load again who went for a model that is not loaded after all, where nobody has to give way for that."""
+        host, gone = self._host, list(model.made_room)
+        model.made_room.clear()
+        model.has_retried = False
+        for name, device in gone:
+            evicted = host.models.get(name)
+            if evicted is None:
+                continue
+            replica = evicted.replicas.get(device)
+            if replica is None:
+                host.say("info", "model comes back", model=name, device=device, because=f"{model.id} is not loaded")
+                self.load_again(evicted, device)
+            elif replica.status == "unloading":
+                replica.comes_back = True
 
     def _retry(self, model: Model, replica: Replica) -> bool:
         """Load a model once more that took more than was estimated; say whether that is under way."""
@@ -368,6 +389,8 @@ class Placement:
         self._remove(model, replica, f"{model_id} is unloaded from {replica.place}")
         self._host.evictions[replica.leaves_for] += 1
         self._host.say("info", "model unloaded", model=model_id, device=replica.place, why=LEAVES[replica.leaves_for])
+        if replica.comes_back and model.newer is None:  # a newer one is loaded in any case
+            self.load_again(model, replica.device)
         return model
 
     def note_loads(self, owner: str, loads: Iterable[LaneLoad]) -> None:

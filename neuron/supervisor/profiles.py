@@ -19,7 +19,7 @@ class Profiles:
         """Take over a file that has been read anew. A model in use keeps what it was loaded with."""
         host = self._host
         stated = {p.id: p for p in catalogue.models}
-        host.aliases = catalogue.targets()
+        host.aliases, host.own_defaults = catalogue.targets(), catalogue.defaults
         host.is_dirty = True
         gone = {m.id: None for m in host.models.values() if m.is_own and m.id not in stated}
         changed = {p.id: p for p in stated.values() if not self._is_in_force(p)}
@@ -47,4 +47,4 @@ class Profiles:
         if profile is not None:
             model = self._inspection.adopt(profile, own=True)
             model.pinned |= before is not None and before.pinned
-            self._inspection.inspect(model)
+            self._inspection.inspect(model, wanted=False)

@@ -6,7 +6,7 @@ from typing import Literal
 from common import __version__
 from common.messages import DeviceState, Forecast, LifecycleEvent, ModelState, NodeState, ReplicaState
 from neuron.memory.estimate import kv_mb
-from neuron.memory.residency import Model, Replica
+from neuron.memory.residency import Model, Presence, Replica
 from neuron.supervisor.host import Host
 from neuron.supervisor.states import State
 
@@ -71,12 +71,8 @@ def _forecasts(model: Model) -> list[Forecast]:
     ]
 
 
-def _presence(model: Model) -> Literal["present", "downloadable", "missing"] | None:
-    if model.path is not None:
-        return "present"
-    if model.fault is None:
-        return None
-    return "downloadable" if model.profile.source.startswith("hf:") else "missing"
+def _presence(model: Model) -> Presence | None:
+    return "present" if model.path is not None else model.presence
 
 
 def _cpu_layers(host: Host, replica: Replica) -> int | None:
@@ -129,6 +125,7 @@ def model_state(host: Host, model: Model) -> ModelState:
         memory_mb=plan.memory_mb if plan is not None else None,
         load_s=model.load_s,
         presence=_presence(model),
+        fetching=None if model.fetching is None else round(model.fetching, 2),
         feasible=reason is None,
         draining=model.draining,
         capabilities=model.facts.capabilities if model.facts is not None else [],
@@ -211,13 +208,18 @@ def change(before: NodeState, after: NodeState, events: Sequence[LifecycleEvent]
     )
 
 
+def _is_here(model: Model) -> bool:
+    """Say whether it is this host's to serve: what a gateway describes need not be on every host."""
+    return model.is_own or model.is_found or model.path is not None
+
+
 def health(host: Host) -> tuple[Literal["ok", "impaired", "degraded"], list[str]]:
     """Return ok; impaired: something does not serve; degraded: nothing does. With the reasons."""
     reasons = [f"{d}: {host.problems.get(d) or host.why_not(d)}" for d in host.devices if not host.can_serve(d)]
     serving = [d for d in host.devices if host.can_serve(d)]
     if host.prep.state is not State.READY:
         reasons.append(f"the prep process is {host.prep.state}")
-    reasons += [f"model {m.id}: {m.fault}" for m in host.models.values() if m.fault]
+    reasons += [f"model {m.id}: {m.fault}" for m in host.models.values() if m.fault and _is_here(m)]
     if host.driver_problem is not None:
         reasons.append(host.driver_problem)
     if host.draining:

@@ -84,7 +84,7 @@ class Rooms:
         why = []
         for place in places:
             name = "+".join(place)
-            ideal = self._size(model, place, [self._host.ledger.capacity_mb(d) for d in place])
+            ideal = self._size(model, place, [self._host.ledger.offered_mb(d) for d in place])
             if not isinstance(ideal, MemoryPlan):
                 why.append(f"{name}: {ideal}")
                 continue

@@ -391,7 +391,14 @@ class Traffic:
             if entry.deadline is not None and self._host.now > entry.deadline:
                 state, budget_ms = entry.state, entry.job.budget_ms or 0
                 self._stop_running(entry)
-                self.fail(entry, Code.DEADLINE_EXCEEDED, f"still {state} after {budget_ms / 1000:g} s")
+                self.fail(
+                    entry, Code.DEADLINE_EXCEEDED, f"still {state} after {budget_ms / 1000:g} s{self._why(entry)}"
+                )
+
+    def _why(self, entry: Entry) -> str:
+        """Return what a job has waited for, where that is not its turn."""
+        fetching = self._model(entry).fetching
+        return "" if fetching is None else f": the model's file is being fetched, {fetching:.0%} have come"
 
     def fail_all(self, code: Code, message: str) -> None:
         """End every job, retriable: a replica elsewhere can take it."""

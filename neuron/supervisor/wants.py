@@ -1,7 +1,8 @@
 """Models that are to be loaded: at once where there is room, else in the order of asking as others make room.
 
 A plan is taken whole and looked at again after every event: it is dropped, and who had to leave for it stays, when its
-last waiter is gone, when its time is over, and when it no longer suffices; then another one is looked for.
+last waiter is gone, when its time is over, and when it no longer suffices; then another one is looked for. Who has left
+already for a wish that is not fulfilled is loaded again.
 """
 
 from collections.abc import Callable, Collection
@@ -29,12 +30,17 @@ class Wants:
         rooms: Rooms,
         inspect: Callable[[Model], None],
         start: Callable[[Model, Devices, MemoryPlan], None],
+        bring_back: Callable[[Model], None],
     ) -> None:
-        """`inspect` has a model's file looked at, `start` begins a load for which there is room."""
+        """`inspect` has a model's file looked at, `start` begins a load for which there is room.
+
+        `bring_back` undoes what a wish that fails has brought about; it may add wishes.
+        """
         self._host = host
         self._rooms = rooms
         self._inspect = inspect
         self._start = start
+        self._bring_back = bring_back
 
     def ask(self, model: Model, device: str | None = None, *, may_evict: bool = True) -> Failure | None:
         """Load a model on `device` or the best one, or have it wait for room; return why neither is possible."""
@@ -69,14 +75,14 @@ class Wants:
                 continue
             if not want.waiters and not want.is_own and (want.device is not None or not host.jobs.waiting(model.id)):
                 host.say("info", "model no longer waits for room", model=model.id, because="nobody waits for it")
-                self._forget(key)
+                self._drop(key, model)
                 continue
             outcome = self._step(want, model)
             if outcome is None:
                 self._forget(key)
                 self._hand_over(want, model)
             elif isinstance(outcome, tuple):
-                self._forget(key)
+                self._drop(key, model)
                 for peer, request in want.waiters:
                     host.tell(peer, Refused(request=request, code=outcome[0], message=outcome[1]))
                 host.say("warning", "model gets no room", model=model.id, why=outcome[1])
@@ -169,6 +175,12 @@ class Wants:
     def _forget(self, key: tuple[str, str | None]) -> None:
         self._rooms.give_up(self._host.wants.pop(key))
         self._host.is_dirty = True
+
+    def _drop(self, key: tuple[str, str | None], model: Model) -> None:
+        """Give a wish up; unless another one for the model goes on, or it is there, who went for it comes back."""
+        self._forget(key)
+        if not model.is_coming() and not any(w.model == model.id for w in self._host.wants.values()):
+            self._bring_back(model)
 
     def _hand_over(self, want: Want, model: Model) -> None:
         """Let those who waited for room wait for the load."""

@@ -8,16 +8,12 @@ from typing import Any
 import llama_cpp
 from llama_cpp._ggml import libggml
 
-from common.engine_options import BATCH_TOKENS, EngineOptions, attention_rows, parse_kv, split_override
+from common.engine_options import BATCH_TOKENS, CACHE_TYPES, EngineOptions, attention_rows, parse_kv, split_override
 from neuron.worker.engine import LoadError
 from neuron.worker.llama_log import Line
 
 ALL_LAYERS = -1
 MOST_DEVICES = int(llama_cpp.llama_max_devices())
-CACHE_TYPES = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30,
-}  # fmt: skip
-"""By ggml_type."""
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
 _ROPE_SCALINGS = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}
 _FLASH = {"auto": -1, "off": 0, "on": 1}

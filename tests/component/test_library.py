@@ -14,7 +14,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from common.messages import DiskState
 from neuron.models import disks, hub_cache
 from neuron.models.header import BLOCKS, DamagedHeader, Header, read_header
-from neuron.models.library import Found, Library, Lookout
+from neuron.models.library import Found, Library, Lookout, Places
 from tests.support.gguf_files import CONTEXT, truncate, write_sharded, write_tiny
 
 
@@ -189,9 +189,15 @@ def test_a_path_that_is_no_folder_is_named(tmp_path: Path) -> None:
 def test_the_lookout_reports_until_it_is_stopped(tmp_path: Path) -> None:
     write_tiny(tmp_path / "m.gguf")
     seen: queue.SimpleQueue[tuple[list[Found], list[DiskState]]] = queue.SimpleQueue()
-    lookout = Lookout(Library([tmp_path], tmp_path / "yet to be made"), lambda *told: seen.put(told))
+    told: queue.SimpleQueue[Places] = queue.SimpleQueue()
+    places = {"m.gguf": "/m.gguf"}
+    library = Library([tmp_path], tmp_path / "yet to be made")
+    lookout = Lookout(library, places.get, lambda *both: seen.put(both), told.put)
     lookout.start()
     found, spaces = seen.get(timeout=5)
+    assert told.empty()
+    lookout.watch(("m.gguf", "absent.gguf"))
+    assert told.get(timeout=2) == {"m.gguf": "/m.gguf", "absent.gguf": None}  # at once, not at the next scan
     lookout.stop()
     assert [m.id for m in found] == ["m"]
     space = shutil.disk_usage(tmp_path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.catalogue import Catalogue, Profile
+from common.catalogue import Catalogue, Defaults, Profile
 from common.errors import Code, RequestError
 from common.ids import new_job_id
 from common.messages import (
@@ -25,6 +25,7 @@ from common.messages import (
     Job,
     JobKey,
     Load,
+    Offer,
     Refused,
     Started,
     Submit,
@@ -712,23 +713,27 @@ def test_the_events_of_a_job_are_the_ones_of_the_bus() -> None:
         run(test, neuron)
 
 
-def test_a_neuron_is_told_once_of_another_profile_of_a_model_it_has_loaded() -> None:
+def test_a_neuron_is_told_once_of_each_catalogue_and_again_when_it_may_have_forgotten() -> None:
     ours = Profile(id=MODEL, source="x", parallel=3)
-    states = [
-        model_state(MODEL, profile="another"),
-        model_state("same", profile=Profile(id="same", source="y").fingerprint),
-    ]
-    with FakeNeuron(*states) as neuron:
+    changed = Catalogue(models=[ours], defaults=Defaults(context=700))
+    with FakeNeuron(model_state(MODEL, profile="another")) as neuron:
+
+        def offers() -> list[Offer]:
+            return [m for m in neuron.received if isinstance(m, Offer)]
 
         async def test(fleet: BusFleet) -> None:
-            fleet.adopt(Catalogue(models=[ours, Profile(id="same", source="y")]))
-            await until(lambda: any(isinstance(m, Load) for m in neuron.received))
-            neuron.send(neuron.state())
-            fleet.adopt(Catalogue(models=[ours, Profile(id="same", source="y")]))
+            await until(lambda: len(offers()) == 1)
+            fleet.adopt(changed)
+            await until(lambda: len(offers()) == 2)
+            assert offers()[1] == Offer(profiles=[ours], defaults=Defaults(context=700))
+            fleet.adopt(changed)
             neuron.send(neuron.state(aliases={"told": MODEL}))
             await until(lambda: "aliases" in fleet.nodes()[0]["state"])
-            [load] = [m for m in neuron.received if isinstance(m, Load)]
-            assert (load.model, load.profile, load.may_evict) == (MODEL, ours, False)
+            assert len(offers()) == 2
+            neuron.send(HelloWanted())
+            await until(lambda: len(offers()) == 3)
+            assert offers()[2] == offers()[1]
+            assert not any(isinstance(m, Load) for m in neuron.received)
 
         run(test, neuron)
 

@@ -360,6 +360,16 @@ def test_a_model_that_llama_cpp_cannot_build_is_refused_before_any_load(prep: Se
     assert "blk.0.attn_k.weight" in answer.message
 
 
+def test_a_cache_that_the_heads_do_not_fill_is_refused_before_any_load(prep: Service, folder: Path) -> None:
+    path = str(folder / "llama-1.gguf")
+    for options in (EngineOptions(cache_type_k="q8_0"), EngineOptions(cache_type_v="q8_0")):
+        answer = prep.answer(Inspect(model="m", path=path, engine=options))
+        assert isinstance(answer, InspectFailed)
+        assert "block size 32 does not divide" in answer.message
+    fitting = EngineOptions(cache_type_k="q8_0", cache_type_v="q4_0", override_kv=WIDE_HEADS)
+    assert isinstance(prep.answer(Inspect(model="m", path=path, engine=fitting)), Inspected)
+
+
 def test_the_experts_of_a_mixture_are_weighed_where_they_will_be(prep: Service, folder: Path) -> None:
     def facts(**options: Any) -> ModelFacts:
         answer = prep.answer(

@@ -6,12 +6,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import openai
+import psutil
 import pytest
 
 from tests.support.gguf_files import write_sharded, write_tiny
-from tests.support.harness import ROOT, Neuron
+from tests.support.harness import ROOT, Gateway, Neuron
 from tests.support.hub import TOKEN, Hub
 
 REPO = "org/tiny-GGUF"
@@ -171,6 +174,61 @@ def test_prune_removes_given_up_downloads_and_old_snapshots_of_gguf_repositories
     assert (foreign / "model.safetensors").exists()
     assert "tiny-q4_k_m" in ctl(hub, cache, "models", "ls", "--disk").stdout
     assert "nothing is left over" in ctl(hub, cache, "models", "prune").stdout
+
+
+def test_presence_is_known_before_a_request_and_only_a_profile_that_says_so_is_fetched_for_one(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "hub"
+    for name, value in hub.environment(cache).items():
+        monkeypatch.setenv(name, value)
+    rows = [
+        {"id": "never", "source": f"hf:{REPO}:Q4_K_M"},
+        {"id": "wanted", "source": f"hf:{REPO}:Q8_0", "download": "on_demand"},
+        {"id": "gone", "source": "file:/nowhere/gone.gguf"},
+    ]
+    with (
+        Neuron(tmp_path / "n", hub_cache=str(cache)) as neuron,
+        Gateway(tmp_path / "g", neurons=[neuron], models={"models": rows}) as gateway,
+        gateway.openai() as client,
+    ):
+        told = {"never": "downloadable", "wanted": "downloadable", "gone": "missing"}
+        neuron.wait_for(lambda s: {m["id"]: m["presence"] for m in s["state"]["models"]} == told)
+        for model, words in (("never", f"neuronctl pull hf:{REPO}:Q4_K_M"), ("gone", "no such file")):
+            with pytest.raises(openai.APIStatusError, match=words):
+                client.completions.create(model=model, prompt="a", max_tokens=2)
+        assert hub.transfers == []
+
+        hub.stop_at = 1000
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(client.completions.create, model="wanted", prompt="a", max_tokens=2)
+            assert hub.stopped.wait(30)
+            neuron.wait_for(lambda s: any(m["fetching"] is not None for m in s["state"]["models"]))
+            hub.go_on.set()
+            assert answer.result(60).usage is not None
+        assert {name for name, _ in hub.transfers} == {n for n in hub.repositories[REPO] if "Q8_0" in n}
+        status = neuron.status()["state"]["models"]
+        assert next((m["presence"], m["fetching"]) for m in status if m["id"] == "wanted") == ("present", None)
+
+
+def test_a_fetch_that_is_killed_ends_its_requests_with_the_reason(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "hub"
+    for name, value in hub.environment(cache).items():
+        monkeypatch.setenv(name, value)
+    row = {"id": "wanted", "source": f"hf:{REPO}:Q4_K_M", "download": "on_demand"}
+    hub.stop_at = 1000
+    with Neuron(tmp_path / "n", models=[row], hub_cache=str(cache)) as neuron:
+        with ThreadPoolExecutor(1) as pool:
+            loading = pool.submit(neuron.ctl, "load", "wanted")
+            assert hub.stopped.wait(30)
+            [fetch] = [p for p in psutil.Process(neuron.pid).children() if "neuron.models.fetch" in p.cmdline()]
+            fetch.kill()
+            done = loading.result(30)
+        assert (done.returncode, "could not be fetched" in done.stderr, "SIGKILL" in done.stderr) == (1, True, True)
+        hub.go_on.set()
+        assert neuron.ctl("health").returncode == 0
 
 
 def test_a_running_neuron_serves_what_was_pulled_and_keeps_what_is_loaded(hub: Hub, tmp_path: Path) -> None:

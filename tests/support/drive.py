@@ -45,6 +45,7 @@ from neuron.supervisor import events
 from neuron.supervisor.instructions import (
     CancelTimer,
     Exit,
+    FetchSource,
     Instruction,
     Kill,
     Nudge,
@@ -53,6 +54,7 @@ from neuron.supervisor.instructions import (
     SendPeer,
     SetTimer,
     Spawn,
+    WatchSources,
 )
 from neuron.supervisor.machine import Machine
 
@@ -128,6 +130,10 @@ class Drive:
         self.absent: set[str] = set()
         """Models whose file is nowhere."""
         self.absent_paths: set[str] = set()
+        self.fetching: list[str] = []
+        """Sources that are to be fetched, in order; a test says how each ends."""
+        self.watched: tuple[str, ...] = ()
+        """Sources that are looked for."""
         self.identities: dict[str, str] = {}
         """By model: of what is in its file; not known of the others."""
         self.facts_by_path: dict[str, ModelFacts] = {}
@@ -180,6 +186,11 @@ class Drive:
                 if model in self.absent or path in self.absent_paths:
                     return [events.SourceResolved(model, None, "is not on this host")]
                 return [events.SourceResolved(model, path, identity=self.identities.get(model, ""))]
+            case WatchSources(sources):
+                self.watched = sources
+                return [self.look()]
+            case FetchSource(source):
+                self.fetching.append(source)
             case SetTimer(key, at):
                 self.timers[key] = at
             case CancelTimer(key):
@@ -189,6 +200,13 @@ class Drive:
             case Exit(status):
                 self.exits.append(status)
         return []
+
+    def look(self) -> events.SourcesLocated:
+        """Return what a look for the watched sources shows."""
+        paths = {s: s.removeprefix("file:") for s in self.watched}
+        models = {m.profile.source: m.id for m in self.machine.host.models.values()}
+        is_absent = {s: p in self.absent_paths or models.get(s) in self.absent for s, p in paths.items()}
+        return events.SourcesLocated({s: None if is_absent[s] else p for s, p in paths.items()})
 
     def hello(self, incarnation: str) -> WorkerHello:
         """Return what a healthy worker says first."""

@@ -56,7 +56,7 @@ def write_tiny_model(folder: Path, kind: str, seed: int = 1, *, fills_in: bool =
         writer.add_sliding_window_pattern([True, False] * (LAYERS // 2))
     if kind == "lfm2":
         writer.add_shortconv_l_cache(3)
-    _add_vocabulary(writer, FILL_IN if fills_in else ())
+    add_vocabulary(writer, FILL_IN if fills_in else ())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -64,7 +64,8 @@ def write_tiny_model(folder: Path, kind: str, seed: int = 1, *, fills_in: bool =
     return path
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, more: Sequence[str]) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, more: Sequence[str] = ()) -> None:
+    """Add a vocabulary of bytes and words, with special tokens after the bytes."""
     tokens = ["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)]]
     types = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, *[gguf.TokenType.BYTE] * 256]
     tokens += more

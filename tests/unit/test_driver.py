@@ -1,5 +1,6 @@
 """What the driver tells, and what follows; with an NVML that says what a test wants."""
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,7 @@ class FakeNvml:
         self.lost: set[str] = set()
         self.events: list[SimpleNamespace] = []
         self.failure: Exception | None = None
+        self.computing = [os.getpid()]
 
     def __getattr__(self, name: str) -> Any:
         """Return the real constants and errors, and functions that give nothing special."""
@@ -68,7 +70,10 @@ class FakeNvml:
         raise pynvml.NVMLError_NotSupported()
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
-        return [SimpleNamespace(pid=7, usedGpuMemory=100 << 20)]
+        return [SimpleNamespace(pid=pid, usedGpuMemory=100 << 20) for pid in self.computing]
+
+    def nvmlDeviceGetGraphicsRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(pid=os.getppid(), usedGpuMemory=300 << 20)]
 
     def nvmlSystemGetDriverVersion(self) -> str:
         return "580"
@@ -96,7 +101,12 @@ def test_the_probe_reads_events_and_gives_ecc_errors_their_xid(nvml: FakeNvml) -
     nvml.happen(B, 0, pynvml.nvmlEventTypeDoubleBitEccError)
     reading = probe.read()
     assert [g.uuid for g in reading.devices] == [A, B]
-    assert reading.devices[0].processes == {7: 100}
+    assert (reading.devices[0].processes, reading.devices[0].are_strangers) == (
+        {os.getpid(): 100, os.getppid(): 300},
+        False,
+    )
+    nvml.computing = [2**22 + 1]  # no pid of this host's
+    assert probe.read().devices[0].are_strangers
     assert reading.xids == [Xid(A, 13), Xid(B, 48)]
     assert probe.read().xids == []
 

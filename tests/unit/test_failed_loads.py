@@ -7,16 +7,19 @@ import pytest
 from common.catalogue import Profile
 from common.errors import Code
 from common.messages import (
+    Abort,
     Done,
     Failed,
     Inspect,
     InspectFailed,
+    JobKey,
     Load,
     LoadFailed,
     LoadModel,
     Pin,
     Refused,
     Submit,
+    Unloaded,
     UnloadModel,
 )
 from neuron.sources import identify
@@ -150,6 +153,49 @@ def test_a_load_out_of_memory_twice_fails_and_who_went_for_it_comes_back() -> No
     drive.pass_time(31)
     drive.submit(job("later"))
     assert unloads(drive) == ["a"]  # it is still loading again, and its turn has not ended
+    drive.check()
+
+
+def drive_with_half_made_room() -> Drive:
+    """Return a machine on which `m` waits for room: `a` has gone for it, `b` still has a job."""
+    drive = drive_with(profile("a"), profile("b"), memory_mb=700)
+    drive.submit(job("served", "b"))
+    drive.finish("served")
+    drive.submit(job("long", "b"))
+    drive.pass_time(1)
+    drive.submit(job("first"))
+    assert unloads(drive) == ["a"]
+    assert loads(drive) == []
+    return drive
+
+
+def test_a_want_whose_time_is_over_brings_back_who_went_for_it() -> None:
+    drive = drive_with_half_made_room()
+    drive.pass_time(drive.machine.host.settings.swap_wait_s + 1)
+    assert errors(drive)[0][0] == "no_capacity"
+    assert [m.model for m in drive.sent_to("CPU-0", LoadModel)] == ["a", "b", "a"]
+    drive.worker_says("CPU-0", drive.loaded("a"))
+    drive.finish("long")
+    drive.pass_time(20)
+    assert unloads(drive) == ["a"]
+    drive.check()
+
+
+def test_a_want_that_nobody_waits_for_any_more_brings_back_who_went_for_it() -> None:
+    drive = drive_with_half_made_room()
+    drive.peer_says(Abort(jobs=[JobKey("first", 1)]))
+    assert [m.model for m in drive.sent_to("CPU-0", LoadModel)] == ["a", "b", "a"]
+    drive.check()
+
+
+def test_who_is_still_being_unloaded_when_the_want_ends_comes_back_afterwards() -> None:
+    drive = drive_with(profile("a"))
+    drive.holding_back.add(UnloadModel)
+    drive.submit(job("first"))
+    drive.peer_says(Abort(jobs=[JobKey("first", 1)]))
+    assert len(loads(drive, "a")) == 1
+    drive.worker_says("CPU-0", Unloaded(model="a"))
+    assert len(loads(drive, "a")) == 2
     drive.check()
 
 

@@ -148,7 +148,7 @@ def test_what_a_newer_neuron_has_added_to_the_file_outlives_an_older_one(tmp_pat
     write_state(path, Saved(pins={"b": True}))
     assert json.loads(path.read_text()) | {"corrections": {}} == {
         "version": 1, "pins": {"b": True}, "later": {"x": [1, 2]},
-        "corrections": {}, "pauses": {}, "quarantines": {}, "resident": [],
+        "corrections": {}, "pauses": {}, "quarantines": {}, "resident": [], "preload": [],
     }  # fmt: skip
     assert read_state(path) == Saved(pins={"b": True})
 

@@ -54,6 +54,22 @@ def test_a_neuron_that_has_the_file_comes_before_one_with_more_memory() -> None:
     assert order(node("large"), node("has", unloaded(memory_mb=400), free=500)) == ["has", "large"]
 
 
+def test_a_neuron_without_the_file_is_asked_last_and_one_that_would_fetch_it_after_those_that_may_have_it() -> None:
+    nodes = [
+        node("missing", unloaded(presence="missing")),
+        node("other", unloaded(presence="downloadable")),
+        node("stranger", free=450),
+        node("has", unloaded(presence="present"), free=400),
+    ]
+    assert order(*nodes) == ["has", "stranger", "other", "missing"]
+    places = {p.node: p for p in rank(nodes, "m", profile())}
+    assert places["missing"].reasons[-1] == "it has no such file"
+    assert places["other"].reasons[-1] == "it has not fetched the file yet"
+    full = node("full", resident("x", 800, pinned=True), unloaded(presence="present"), free=200)
+    assert order(nodes[1], full) == ["full", "other"]
+    assert order(nodes[1], full, download="on_demand", source="hf:o/r") == ["other", "full"]
+
+
 def test_a_neuron_named_in_pinned_on_comes_before_one_with_more_memory() -> None:
     assert order(node("large"), node("named", free=500), pinned_on=["named"]) == ["named", "large"]
 

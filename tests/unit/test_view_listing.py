@@ -42,6 +42,22 @@ def test_the_best_status_anywhere_is_the_models() -> None:
     assert status(node("a", failed)) == "failed"
 
 
+def test_a_host_without_the_file_is_not_feasible_unless_it_would_fetch_it() -> None:
+    def feasible(download: str, *presences: str) -> list[str]:
+        profile = Profile(id="m", source="hf:o/r", download=download)  # type: ignore[arg-type]
+        nodes = [node(p, unloaded(presence=p)) for p in presences]
+        (entry,) = list_models(nodes, Catalogue(models=[profile]), 1)
+        return list(entry["feasible_on"])
+
+    assert feasible("never", "present", "downloadable", "missing") == ["present"]
+    assert feasible("on_demand", "present", "downloadable", "missing") == ["present", "downloadable"]
+
+
+def test_how_much_of_a_file_has_come_is_told() -> None:
+    (entry, _) = list_models([node("a", unloaded(fetching=0.4))], CATALOGUE, 1)
+    assert entry["status"] == {"value": "unloaded", "fetching": 0.4}
+
+
 def test_a_recovering_model_never_vanishes() -> None:
     assert status(node("a", model_state("m", status="recovering"))) == "recovering"
 
