@@ -10,7 +10,8 @@ from pathlib import Path
 from common.catalogue import Catalogue, find_catalogue, load_catalogue
 from common.checkup import Finding, check_port, check_version, show
 from common.errors import ConfigError, HelexaError
-from common.messages import Models, ModelsReply, Version, VersionReply, WorkerHello
+from common.messages import Models, ModelsReply, Status, StatusReply, Version, VersionReply, WorkerHello
+from neuron.broker.authorized import read_authorized
 from neuron.ctl.client import NeuronClient, NoAnswer
 from neuron.ctl.disk import DEFAULT_CONFIG
 from neuron.devices import host_memory_mb, read_engine, read_once
@@ -131,7 +132,41 @@ def _disks(settings: NeuronSettings, config: Path | None, user: str | None) -> I
     for model in (m for m in found if m.problem):
         remedy = f"fetch it again, or: neuronctl models rm {model.id}"
         yield Finding("warning", f"model {model.id}", f"{model.problem} ({model.path})", remedy)
+    groups = set(os.getgrouplist(account.pw_name, account.pw_gid))
+    for model in found:
+        barriers = (find_barrier(Path(f), account.pw_uid, groups) for f in model.files if os.path.exists(f))
+        barrier = next((b for b in barriers if b is not None and b.is_file()), None)
+        if barrier is not None:
+            remedy = f"let that user read it: chmod o+r {barrier}, or setfacl -m u:{account.pw_name}:r {barrier}"
+            yield Finding("failure", f"model {model.id}", f"{account.pw_name} may not read {barrier}", remedy)
     yield Finding("ok", "models on disk", f"{sum(m.problem is None for m in found)}")
+    yield from _keys(settings, base, account.pw_name, account.pw_uid, groups)
+
+
+def _keys(settings: NeuronSettings, base: Path, name: str, uid: int, groups: set[int]) -> Iterator[Finding]:
+    """Look at what a bus that is not plain text needs."""
+    if settings.is_plain:
+        return
+    folder = base / settings.keys_dir
+    key = folder / "neuron.key"
+    if not key.exists():
+        remedy = "neuron keygen, then on each gateway what it says"
+        yield Finding("failure", "keys", f"{key} is missing, and {settings.endpoint} asks for one", remedy)
+        return
+    barrier = find_barrier(key, uid, groups)
+    if barrier is not None:
+        yield Finding("failure", "keys", f"{name} may not read {barrier}", f"chown {name} {barrier}")
+        return
+    try:
+        roles = list(read_authorized(folder / "authorized_keys").values())
+    except ConfigError as error:
+        yield Finding("failure", "keys", str(error), "correct that line")
+        return
+    if "gateway" in roles:
+        yield Finding("ok", "keys", f"gateways that are authorised: {roles.count('gateway')}")
+    else:
+        remedy = "on the gateway: cortex keygen; here: neuronctl authorize gateway KEY"
+        yield Finding("warning", "keys", "no gateway is authorised, so none can use this host", remedy)
 
 
 def _account(user: str | None) -> pwd.struct_passwd:
@@ -143,7 +178,7 @@ def _account(user: str | None) -> pwd.struct_passwd:
 
 
 def find_barrier(folder: Path, uid: int, groups: set[int]) -> Path | None:
-    """Return the first folder on the way that the user may not enter or, at its end, read; None: none.
+    """Return the first place on the way that the user may not enter or, at its end, read; None: none.
 
     Judged by owner, group and mode; access lists are not looked at.
     """
@@ -153,7 +188,7 @@ def find_barrier(folder: Path, uid: int, groups: set[int]) -> Path | None:
     for place in (*reversed(folder.parents), folder):
         status = place.stat()
         shift = 6 if status.st_uid == uid else 3 if status.st_gid in groups else 0
-        wanted = 0o5 if place == folder else 0o1
+        wanted = 0o1 if place != folder else 0o5 if folder.is_dir() else 0o4
         if (status.st_mode >> shift) & wanted != wanted:
             return place
     return None
@@ -170,6 +205,12 @@ def _service(client: NeuronClient, settings: NeuronSettings) -> Iterator[Finding
         yield check_port("service", settings.endpoint, "neuron")
         return
     yield check_version("service", version.version)
+    peers = client.ask(lambda r: Status(request=r), StatusReply).peers
+    if peers:
+        yield Finding("ok", "link", f"{peers} gateway processes are connected")
+    else:
+        remedy = "on a gateway: cortex doctor; is this host among its neurons, and its port open to it?"
+        yield Finding("warning", "link", "no gateway is connected", remedy)
     for model in models:
         for replica in model.replicas:
             estimate, measured = model.memory_mb, replica.memory_mb

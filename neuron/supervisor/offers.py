@@ -18,15 +18,15 @@ class Offers:
         self._host = host
         self._inspection = inspection
         self._placement = placement
-        self._offered: dict[str, Offer] = {}
-        """By gateway. One that is gone counts until another one offers: its successor says the same."""
+        self._offered: dict[str, frozenset[str]] = {}
+        """By gateway: ids of models. One that is gone counts until another one offers: its successor says the same."""
         self._watched: tuple[str, ...] = ()
 
     def take(self, peer: str, offer: Offer) -> None:
         """Adopt what a gateway describes, and let go of what none of those that are here describes any more."""
         host = self._host
         live = {p: o for p, o in self._offered.items() if p in host.peers.gateways()}
-        self._offered = live | {peer: offer}
+        self._offered = live | {peer: frozenset(p.id for p in offer.profiles)}
         host.given_defaults = offer.defaults
         for profile in offer.profiles:
             before = host.models.get(profile.id)
@@ -41,7 +41,7 @@ class Offers:
     def tidy(self) -> None:
         """Let go of what nobody describes any more and nobody uses, and have the files of the rest looked for."""
         host = self._host
-        for name in host.given - {p.id for o in self._offered.values() for p in o.profiles}:
+        for name in host.given.difference(*self._offered.values()):
             model = host.models.get(name)
             if model is not None and model.own is not None:
                 self._inspection.adopt(model.own, own=True)

@@ -12,7 +12,10 @@ from typing import Any
 
 import yaml
 
-from neuron.ctl.doctor import find_barrier
+from common.keys import make_pair
+from neuron.broker.authorized import authorize
+from neuron.ctl.doctor import _disks, find_barrier
+from neuron.settings import NeuronSettings
 from tests.support.gguf_files import truncate, write_tiny
 from tests.support.harness import ROOT, Gateway, Neuron, free_port
 
@@ -50,6 +53,7 @@ def test_a_healthy_host_and_gateway_have_no_failure(tmp_path: Path) -> None:
         assert found["models on disk"]["text"] == "1"
         assert found["service"]["level"] == "ok"
         assert "measured" in found["model tiny"]["text"]
+        assert (found["link"]["level"], "cortex doctor" in found["link"]["remedy"]) == ("warning", True)
         with Gateway(tmp_path / "g", neurons=[neuron]):
             status, found, _ = doctor("cortex", "doctor", "--config", str(tmp_path / "g" / "cortex.yaml"))
     assert status == 0, found
@@ -112,3 +116,28 @@ def test_the_folder_that_keeps_the_service_user_out_is_named() -> None:
         assert find_barrier(folder, stranger, set()) == top / "closed"
         (top / "closed").chmod(0o711)
         assert find_barrier(folder, stranger, set()) == folder
+        folder.chmod(0o755)
+        model = write_tiny(folder / "secret.gguf")
+        model.chmod(0o640)
+        assert find_barrier(model, stranger, set()) == model
+        settings = NeuronSettings(model_dirs=[str(folder)], hub_cache=str(top / "none"))
+        [found] = [f for f in _disks(settings, None, "nobody") if f.level == "failure"]
+        assert (found.subject, str(model) in found.text, "chmod o+r" in found.remedy) == ("model secret", True, True)
+        model.chmod(0o644)
+        assert find_barrier(model, stranger, set()) is None
+        assert [f for f in _disks(settings, None, "nobody") if f.level == "failure"] == []
+
+
+def test_a_bus_with_keys_is_held_to_what_it_needs(tmp_path: Path) -> None:
+    def keys() -> tuple[str, str]:
+        settings = NeuronSettings(listen="127.0.0.1:1", security="curve", hub_cache=str(tmp_path / "none"))
+        return next((f.level, f.text) for f in _disks(settings, tmp_path / "neuron.yaml", None) if f.subject == "keys")
+
+    assert "neuron.key is missing" in keys()[1]
+    make_pair(tmp_path / "keys" / "neuron.key")
+    assert keys() == ("warning", "no gateway is authorised, so none can use this host")
+    authorized = tmp_path / "keys" / "authorized_keys"
+    authorize(authorized, "gateway", make_pair(tmp_path / "gateway.key").public.hex(), "")
+    assert keys() == ("ok", "gateways that are authorised: 1")
+    authorized.write_text("nonsense")
+    assert keys()[0] == "failure"
