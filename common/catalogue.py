@@ -114,7 +114,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     """How much the model is to think, where a request says nothing."""
     priority: Annotated[int, Meta(ge=0)] | None = None
-    """Of its requests, the lowest number first; 100 is ordinary."""
+    """Of its requests, the lowest number first; 100 is ordinary. Those without a key come last, whatever theirs is."""
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from common.errors import Code, RequestError
 from cortex.access.headers import find_key, name_principal
 from cortex.access.keys import UNLIMITED, ApiKey, KeyRing, Limits, Role, read_id
+from cortex.dialects.canonical import ANONYMOUS_PRIORITY, ORDINARY_PRIORITY
 
 ADMIN_PREFIX = "/fleet"
 PAGE_PREFIX = "/dashboard/"
 """The files of the page at /, which are the same for everybody; what it shows, it asks for with a key."""
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/health", "/version"})
 """Need no key: they tell machines that the gateway lives, and nothing of models or people."""
-ANONYMOUS_PRIORITY = 200
-"""Of jobs that nobody answers for; a neuron lets them wait behind all of keys."""
-KEYED_PRIORITY = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class Identity:
     @property
     def priority(self) -> int:
         """Of the jobs of its requests; lower comes first."""
-        return ANONYMOUS_PRIORITY if self.is_anonymous else KEYED_PRIORITY
+        return ANONYMOUS_PRIORITY if self.is_anonymous else ORDINARY_PRIORITY
 
     def may_use(self, model: str) -> bool:
         """Say whether a model, by its id, is among those that the key is for."""

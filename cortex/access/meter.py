@@ -107,17 +107,17 @@ class Meter:
     def _refusal(self, limits: Limits, use: Use, row: int, owner: int, now: float, *, room: int) -> RequestError | None:
         """Return the error where a limit is passed, or has less than `room` tokens left."""
         if limits.concurrent is not None and use.seats > limits.concurrent:
-            return _too_many(f"{limits.concurrent} requests at a time", CONCURRENT_WAIT_S)
+            return _too_many(row, f"{limits.concurrent} requests at a time", CONCURRENT_WAIT_S)
         most = limits.requests_per_minute
         if most is not None and use.requests > most:
-            return _too_many(f"{most} requests a minute", self._wait(row, owner, now, 1, use.requests - most))
+            return _too_many(row, f"{most} requests a minute", self._wait(row, owner, now, 1, use.requests - most))
         most = limits.tokens_per_minute
         if most is not None and use.tokens + use.reserved + room > most:
             excess = use.tokens + use.reserved + room - most
-            return _too_many(f"{most} tokens a minute", self._wait(row, owner, now, 2, excess))
+            return _too_many(row, f"{most} tokens a minute", self._wait(row, owner, now, 2, excess))
         most = limits.tokens_per_day
         if most is not None and use.today + use.reserved + room > most:
-            return _too_many(f"{most} tokens a day", DAY_S - now % DAY_S)
+            return _too_many(row, f"{most} tokens a day", DAY_S - now % DAY_S)
         return None
 
     def _wait(self, row: int, owner: int, now: float, column: int, excess: float) -> float:
@@ -132,7 +132,7 @@ class Meter:
         return wait_s
 
 
-def _too_many(what: str, wait_s: float) -> RequestError:
-    return RequestError(
-        Code.RATE_LIMIT_EXCEEDED, f"the limit of this key is {what}", retriable=True, retry_after_s=wait_s
-    )
+def _too_many(row: int, what: str, wait_s: float) -> RequestError:
+    whose = "all together who have no key" if row == _ANONYMOUS else "this key"
+    text = f"the limit of {whose} is {what}"
+    return RequestError(Code.RATE_LIMIT_EXCEEDED, text, retriable=True, retry_after_s=wait_s)

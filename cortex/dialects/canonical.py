@@ -13,6 +13,11 @@ from cortex.dialects.effort import effort_arguments
 
 Input = TypeVar("Input", bound=Chat | Text | TokenIds | Embed | Rerank | Infill)
 ORDINARY_PRIORITY = 100
+"""Of a job of somebody with a key, where no alias says otherwise."""
+LAST_PRIORITY = 999
+"""The last one that an alias can give to somebody with a key."""
+ANONYMOUS_PRIORITY = LAST_PRIORITY + 1 + ORDINARY_PRIORITY
+"""Of a job that nobody answers for; no alias lets it come before one of somebody with a key."""
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,10 +67,11 @@ def fill_input(given: Input, alias: Alias | None) -> Input:
 
 
 def rank(priority: int, alias: Alias | None) -> int:
-    """Return the priority of a request: its key's, moved by its alias's distance from the ordinary one."""
+    """Return the priority of a request: its client's, moved by its alias's distance from the ordinary one."""
     if alias is None or alias.priority is None:
         return priority
-    return max(0, priority + alias.priority - ORDINARY_PRIORITY)
+    moved = priority + alias.priority - ORDINARY_PRIORITY
+    return moved if priority == ANONYMOUS_PRIORITY else min(moved, LAST_PRIORITY)
 
 
 def make_jobs(

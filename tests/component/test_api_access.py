@@ -6,6 +6,7 @@ import pytest
 
 from common.errors import Code
 from cortex.access.keys import ApiKey, KeyRing, digest, spell
+from cortex.dialects.canonical import ANONYMOUS_PRIORITY
 from cortex.settings import BrowserSettings
 from tests.component.test_api_endpoints import CHAT, Side, error_of, falcons_own_loop  # noqa: F401
 from tests.support.fake_fleet import MODEL
@@ -37,7 +38,7 @@ def test_the_refusal_has_the_envelope_of_the_dialect() -> None:
 def test_whoever_has_no_key_waits_behind_those_who_have() -> None:
     side = Side(keys=[entry()], anonymous=True)
     assert side.post("/v1/chat/completions", CHAT, x_api_key="none").status_code == 200
-    assert [(j.principal, j.priority) for j in side.fleet.jobs] == [("10.1.2.3", 200)]
+    assert [(j.principal, j.priority) for j in side.fleet.jobs] == [("10.1.2.3", ANONYMOUS_PRIORITY)]
 
 
 def test_a_key_sees_and_uses_only_its_models() -> None:
@@ -110,6 +111,14 @@ def test_pages_of_a_configured_origin_see_answers_and_errors() -> None:
         answer = side.post("/v1/chat/completions", CHAT, x_api_key=key, **page)
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, "https://chat.example")
         assert "x-request-id" in answer.headers["access-control-expose-headers"]
+
+
+def test_a_key_counts_in_a_header_only() -> None:
+    side = Side(keys=[entry(role="admin")])
+    assert side.get("/fleet/status", x_api_key=TEXT).status_code == 200
+    for elsewhere in ({"cookie": f"x-api-key={TEXT}; authorization=Bearer {TEXT}"}, {"authorization": f"Basic {TEXT}"}):
+        assert side.get("/fleet/status", **elsewhere).status_code == 401
+    assert side.get(f"/fleet/status?key={TEXT}&api_key={TEXT}").status_code == 401
 
 
 def test_what_is_compressed_is_refused_before_it_is_read() -> None:

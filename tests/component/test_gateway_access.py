@@ -5,8 +5,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -85,6 +87,38 @@ def test_a_key_works_at_once_and_a_revoked_one_stops_with_what_it_runs(gateway: 
     assert "[DONE]" not in rest[-1]
     assert wait_for_all(gateway, key, 401) < REVOKED_WITHIN_S
     assert key.split("-")[-1] not in gateway.log + (gateway.folder / NAME).read_text()
+
+
+def test_a_key_is_shown_nowhere_but_where_it_was_made(gateway: Gateway, neuron: FakeNeuron) -> None:
+    key, other = cortex(gateway, "create", "--comment", "ada"), cortex(gateway, "create")
+    wait_for_all(gateway, other, 200)
+    rotated = cortex(gateway, "rotate", other.split("-")[2], "--keep", "1d")
+    wait_for_all(gateway, rotated, 200)
+    cortex(gateway, "revoke", other.split("-")[2])
+    wait_for_all(gateway, rotated, 401)
+    neuron.on_job = neuron.run
+    bodies: list[Any] = [CHAT, {**CHAT, "stream": False}, {**CHAT, "model": "nope"}, {**CHAT, "messages": 7}, {}]
+    seen = ""
+    for sent in (key, other, rotated):
+        for headers in ({"x-api-key": sent}, {"Authorization": f"Bearer {sent}"}):
+            for path in ("/v1/chat/completions", "/v1/messages", "/nowhere", "/fleet/status"):
+                for body in bodies:
+                    answer = httpx.post(f"{gateway.url}{path}", json=body, headers=headers, timeout=10, verify=False)
+                    seen += f"{answer.headers} {answer.text}"
+    assert "Hello wide world" in seen
+    config = yaml.safe_load((gateway.folder / "cortex.yaml").read_text())
+    page = httpx.get(f"http://{config['gateway']['metrics_listen']}/metrics", headers={"x-api-key": ADMIN_KEY}).text
+    assert f'helexa_key_requests_total{{key="{key.split("-")[2]}"}}' in page
+    daemon = psutil.Process(gateway.pid)
+    titles = [f"{p.cmdline()} {p.name()}" for p in (daemon, *daemon.children(recursive=True))]
+    assert len(titles) == 3
+    kept = b"".join(f.read_bytes() for f in gateway.folder.rglob("*") if f.is_file())
+    assert key.split("-")[2].encode() in kept
+    told = repr(neuron.received)
+    assert f"key:{key.split('-')[2]}" in told
+    for place in (seen, page, *titles, gateway.log, kept.decode(errors="replace"), told):
+        for text in (key, other, rotated):
+            assert text.split("-")[3] not in place
 
 
 def test_metrics_can_be_closed_to_all_but_a_key_for_them(gateway: Gateway) -> None:

@@ -21,6 +21,10 @@ CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_to
 CLIENTS = 50
 PER_MINUTE = 100
 SEATS = 12
+TOKENS = 4000
+TOKENS_AN_ANSWER = 3
+TOKENS_A_REQUEST = 5 + TOKENS_AN_ANSWER
+"""As the fake neuron counts its prompt."""
 PATIENCE_S = 20.0
 
 
@@ -87,6 +91,61 @@ def test_fifty_clients_get_what_one_key_allows_and_usage_tells_it(gateway: Gatew
     assert (found["model"], found["requests"]) == (MODEL, statuses[200])
     assert found["completion_tokens"] == 3 * statuses[200]
     assert "flood" in cortex(gateway, "usage")
+
+
+async def spend(gateway: Gateway, key: str, times: int, outcome: Counter[int]) -> None:
+    """Be one client; count its answers by status, and as 0 those that were cut."""
+    body = {"model": MODEL, "prompt": "x", "max_tokens": TOKENS_AN_ANSWER}
+    limits = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(headers={"x-api-key": key}, timeout=PATIENCE_S, verify=False, limits=limits) as client:
+        for _ in range(times):
+            try:
+                answer = await client.post(f"{gateway.url}/v1/completions", json=body)
+            except httpx.TransportError:
+                outcome[0] += 1
+            else:
+                outcome[answer.status_code] += 1
+
+
+def check_spent(outcome: Counter[int]) -> None:
+    """Hold the answers to the limit. What was cut was computed, whether its tokens have been counted or not."""
+    assert set(outcome) <= {0, 200, 429}
+    assert outcome[200] * TOKENS_A_REQUEST <= 1.01 * TOKENS
+    assert (outcome[200] + outcome[0]) * TOKENS_A_REQUEST >= 0.99 * TOKENS
+
+
+@pytest.mark.parametrize("limit", ["--tokens-per-minute", "--tokens-per-day"])
+def test_fifty_clients_get_the_tokens_that_one_key_allows_also_when_a_process_is_killed(
+    neuron: FakeNeuron, tmp_path: Path, limit: str
+) -> None:
+    neuron.on_job = neuron.run
+    state = tmp_path / "state"
+    state.mkdir()
+    folder, settings = tmp_path / "gateway", {"endpoints": {"beast": neuron.endpoint}, "state_dir": str(state)}
+    with Gateway(folder, workers=4, **settings) as gateway:  # type: ignore[arg-type]
+        key = make_key(gateway, limit, str(TOKENS))
+        victim = psutil.Process(gateway.pid).children()[0]
+        outcome: Counter[int] = Counter()
+
+        async def all_at_once() -> None:
+            each = [4] + [14] * (CLIENTS - 1)
+            clients = [asyncio.create_task(spend(gateway, key, times, outcome)) for times in each]
+            await asyncio.wait({clients[0]})  # the others are in the middle of it
+            victim.send_signal(signal.SIGKILL)
+            await asyncio.gather(*clients)
+
+        asyncio.run(all_at_once())
+        assert outcome[429]
+        assert wait_gone([victim], PATIENCE_S) == []
+        neuron.wait_for_gateways(5)
+        refused = outcome[429]
+        while outcome[429] == refused:  # nothing is reserved any more; what is left is to be had
+            asyncio.run(spend(gateway, key, 1, outcome))
+        check_spent(outcome)
+    if limit == "--tokens-per-day":
+        with Gateway(folder, workers=2, **settings) as gateway:  # type: ignore[arg-type]
+            asyncio.run(spend(gateway, key, 4, outcome))
+            check_spent(outcome)
 
 
 def test_seats_of_a_killed_process_are_free_again(gateway: Gateway, neuron: FakeNeuron) -> None:

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.catalogue import Alias, Catalogue, Profile, load_catalogue
 from common.engine_options import SamplingDefaults
 from common.errors import ConfigError, RequestError
 from common.messages import Chat, Sampling, Text
-from cortex.dialects.canonical import Generation, fill, fill_input, rank
+from cortex.dialects.canonical import ANONYMOUS_PRIORITY, ORDINARY_PRIORITY, Generation, fill, fill_input, rank
 from cortex.fleet.aliases import find
 from cortex.fleet.listing import list_models, resolve
 from tests.support.fake_neuron import model_state
@@ -106,10 +108,27 @@ def test_a_request_that_asks_for_thought_gets_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "alias", "priority"), [(100, 50, 50), (100, 120, 120), (200, 50, 150), (100, None, 100)]
+    ("client", "alias", "priority"),
+    [
+        (100, 50, 50),
+        (100, 120, 120),
+        (100, None, 100),
+        (100, 0, 0),
+        (100, 5000, 999),
+        (1100, 50, 1050),
+        (1100, 0, 1000),
+    ],
 )
-def test_an_alias_moves_the_priority_of_whoever_asks(key: int, alias: int | None, priority: int) -> None:
-    assert rank(key, Alias(model="m", priority=alias)) == priority
+def test_an_alias_moves_the_priority_of_whoever_asks(client: int, alias: int | None, priority: int) -> None:
+    assert rank(client, Alias(model="m", priority=alias)) == priority
+
+
+@given(with_key=st.none() | st.integers(0, 10**6), without=st.none() | st.integers(0, 10**6))
+def test_no_alias_lets_those_without_a_key_come_before_those_with_one(
+    with_key: int | None, without: int | None
+) -> None:
+    keyed = rank(ORDINARY_PRIORITY, Alias(model="m", priority=with_key))
+    assert keyed < rank(ANONYMOUS_PRIORITY, Alias(model="m", priority=without))
 
 
 @pytest.mark.parametrize(

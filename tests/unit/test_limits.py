@@ -157,7 +157,7 @@ def test_those_without_a_key_share_one_limit(host: Host) -> None:
     limits = Limits(concurrent=1)
     one, two = (Identity(name, "use", is_anonymous=True, limits=limits) for name in ("10.0.0.1", "10.0.0.2"))
     assert host.next().admit(one)
-    refused(host, two)
+    assert "who have no key is 1 requests at a time" in refused(host, two).message
     assert host.next().admit(ada(concurrent=1))
 
 
