@@ -2,12 +2,11 @@
 
 from common.errors import Code, RequestError
 from common.messages import Embed, Job, ModelFacts, Prepared, Rerank, TokenIds
+from neuron.prep.tokenising import CHARACTERS_A_TOKEN
 from neuron.prep.vocabulary import Vocabulary
 
 TEXTS = 2048
 """Of one request, as OpenAI has it."""
-CHARACTERS_A_TOKEN = 64
-"""A text beyond so many for each token of the context is not even counted."""
 
 
 def check_kind(job: Job, facts: ModelFacts) -> None:

@@ -2,6 +2,7 @@
 
 from common.errors import Code, RequestError, overflow
 from common.messages import Infill
+from neuron.prep.tokenising import CHARACTERS_A_TOKEN, tokenise_within
 from neuron.prep.vocabulary import Vocabulary
 
 LEAST_ROOM = 64
@@ -25,18 +26,20 @@ def fill_in(given: Infill, vocabulary: Vocabulary, context: int, max_tokens: int
     def tokens(text: str) -> list[int]:
         return vocabulary.tokenise(text, add_special=False, parse_special=False)
 
+    def around_gap(text: str) -> list[int]:
+        return tokenise_within(vocabulary, text, context, given.field, add_special=False, parse_special=False)
+
     begin = [vocabulary.bos] if vocabulary.adds_bos and vocabulary.bos >= 0 else []
-    before, after = tokens(given.prefix) + tokens(given.prompt), tokens(given.suffix)
+    before, after = around_gap(given.prefix) + around_gap(given.prompt), around_gap(given.suffix)
     around = [gap.prefix, *before, gap.suffix, *after, gap.middle]
     if len(begin) + len(around) >= context:
         raise overflow(f"{len(begin) + len(around)}", context, param=given.field)
-    extra: list[int] = []
-    for snippet in given.extra:
-        if gap.file is None:
-            extra += tokens(f"\n\n--- snippet ---\n\n{snippet.text}")
-        else:
-            extra += [gap.file, *tokens(f"{snippet.filename}\n{snippet.text}")]
-    if extra and gap.file is not None:
-        extra.append(gap.file)
     room = context - len(begin) - len(around) - (LEAST_ROOM if max_tokens is None else max_tokens)
+    extra = [] if gap.file is None or not given.extra else [gap.file]
+    for snippet in reversed(given.extra):
+        if len(extra) >= room:
+            break  # only the end of what there is fits, so nothing before it is read
+        head = "\n\n--- snippet ---\n\n" if gap.file is None else f"{snippet.filename}\n"
+        part = tokens((head + snippet.text)[-room * CHARACTERS_A_TOKEN :])
+        extra[:0] = part if gap.file is None else [gap.file, *part]
     return [*begin, *(extra[-room:] if room > 0 else []), *around]

@@ -10,6 +10,7 @@ from typing import Any
 
 from llama_cpp._ggml import libggml
 
+from neuron.models.header import DamagedHeader, read_header
 from neuron.prep import llama_said
 from neuron.prep.vocabulary import UnusableFile
 
@@ -50,12 +51,20 @@ _tensor_name = _gguf("gguf_get_tensor_name", ctypes.c_char_p, ctypes.c_void_p, c
 _data_offset = _gguf("gguf_get_data_offset", ctypes.c_size_t, ctypes.c_void_p)
 
 
+def check_header(path: str) -> None:
+    """Read a header with distrust, before llama.cpp sees the file: it may abort on what it does not expect.
+
+    Raises UnusableFile, OSError.
+    """
+    try:
+        read_header(Path(path))
+    except DamagedHeader as error:
+        raise UnusableFile(str(error)) from None
+
+
 @contextmanager
 def open_header(path: str) -> Iterator[int]:
     """Yield the file's header as ggml read it."""
-    with open(path, "rb") as file:
-        if file.read(4) != b"GGUF":
-            raise UnusableFile("it is no GGUF file (it does not begin with 'GGUF')")
     llama_said.clear()
     header = _open(os.fsencode(path), _GgufParams(True, None))
     if not header:

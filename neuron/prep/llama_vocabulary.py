@@ -13,7 +13,7 @@ from common.engine_options import EngineOptions, SamplingDefaults
 from common.ids import digest
 from common.messages import ModelFacts
 from neuron.prep import llama_said
-from neuron.prep.llama_header import kv_bytes_per_token, numbers, open_header, parts, tensor_bytes
+from neuron.prep.llama_header import check_header, kv_bytes_per_token, numbers, open_header, parts, tensor_bytes
 from neuron.prep.llama_measure import kv_overrides, measure
 from neuron.prep.llama_said import build
 from neuron.prep.vocabulary import Gap, UnusableFile
@@ -31,11 +31,14 @@ _SAMPLING = {
 
 def open_vocabulary(path: str, options: EngineOptions = NO_OPTIONS) -> "LlamaVocabulary":
     """Open a GGUF. Raises UnusableFile: no GGUF, shorter than its header says, unknown to this llama.cpp; OSError."""
+    check_header(path)
     with open_header(path) as header:
         kv_bytes = kv_bytes_per_token(header)
         files = parts(path, (numbers(header, b"split.count") or [1])[0])
     sizes: dict[str, int] = {}
     for file in files:
+        if file != path:
+            check_header(file)
         of_file = tensor_bytes(file)
         sizes |= {**of_file, "": of_file[""] + sizes.get("", 0)}
     params = llama_cpp.llama_model_default_params()

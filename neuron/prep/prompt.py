@@ -26,17 +26,14 @@ from neuron.prep.constraint import resolve
 from neuron.prep.embeddings import check_kind, prepare_texts
 from neuron.prep.infill import fill_in
 from neuron.prep.template import ChatTemplate
+from neuron.prep.tokenising import tokenise_within
 from neuron.prep.vocabulary import Vocabulary
 
 NO_DEFAULTS = SamplingDefaults()
 STOPS = 16
 STOP_CHARACTERS = 256
-LONG_TOKEN = 16
-"""Characters. Ordinary text has about four a token."""
 COUNTED_CHARACTERS = 1 << 22
 """Of a prompt that is only counted; a few seconds' work."""
-MERGES = 64
-"""Tokens by which the last ones of a cut text may differ from those of the whole."""
 
 
 def prepare(
@@ -159,13 +156,7 @@ def _tokens(job: Job, vocabulary: Vocabulary, text: str, context: int, field: st
     if isinstance(job.input, TokenIds):
         _check_ids(job.input.ids, vocabulary, "prompt")
         return job.input.ids
-    head = text[: context * LONG_TOKEN]
-    if len(head) < len(text):
-        # A text far beyond the context would keep everybody waiting (a second for each megabyte) for its exact count.
-        count = len(vocabulary.tokenise(head, add_special=add_special, parse_special=True)) - MERGES
-        if count >= context:
-            raise overflow(f"more than {count}", context, param=field)
-    return vocabulary.tokenise(text, add_special=add_special, parse_special=True)
+    return tokenise_within(vocabulary, text, context, field, add_special=add_special, parse_special=True)
 
 
 def _check_sampling(job: Job, vocabulary: Vocabulary) -> None:

@@ -23,6 +23,8 @@ CPU_S = 5.0
 """Processor time a template may take; a loop in a hostile file must not stop everybody's requests."""
 MEMORY_MB = 1024
 """What a template may allocate on top of what the process holds already."""
+OUTPUT_CHARACTERS = 1 << 26
+"""Longest prompt that a template may write; as many as the largest request body has bytes."""
 PRODUCT_LENGTH = 1 << 20
 """Longest text or list that `*` may make."""
 PRODUCT_BITS = 4096

@@ -10,6 +10,7 @@ from jinja2.meta import find_undeclared_variables
 
 from common.errors import Code, RequestError
 from common.formats.family import SYNTAXES, Family, detect
+from neuron.prep import sandbox
 from neuron.prep.conversation import Abilities, Message, shape
 from neuron.prep.sandbox import MEMORY_MB, Environment, Given, limited
 
@@ -97,6 +98,8 @@ class ChatTemplate:
                     "tools": tools if tools is None else Given(tools),
                 }
             )
+            if len(text) > sandbox.OUTPUT_CHARACTERS:
+                raise ValueError(f"it wrote more than {sandbox.OUTPUT_CHARACTERS} characters")
             text.encode()  # an escape in a template can make half a surrogate pair, which is no text
             return text
 

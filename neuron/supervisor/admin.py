@@ -49,7 +49,7 @@ from neuron.broker.claims import Claims
 from neuron.supervisor import effective, report
 from neuron.supervisor.child import Happening
 from neuron.supervisor.host import Host
-from neuron.supervisor.inspection import Inspection
+from neuron.supervisor.inspection import STRANGERS, Inspection
 from neuron.supervisor.instructions import TellLog
 from neuron.supervisor.placement import Placement
 from neuron.supervisor.renewal import Renewal
@@ -175,6 +175,10 @@ class Admin:
         host = self._host
         name = host.aliases.get(message.model, message.model)
         if message.profile is not None:
+            if not self._inspection.takes(message.profile):
+                text = f"this neuron knows {STRANGERS} models that gateways have told of, and takes no more of them"
+                self._refuse(peer, message.request, Code.NO_CAPACITY, text)
+                return
             model = self._inspection.adopt(message.profile, own=False)
         elif name in host.models:
             model = host.models[name]

@@ -18,6 +18,8 @@ FAULT_MEMORY_S = 2.0
 
 FETCH_FAULT_S = 30.0
 """A file that could not be fetched is not tried again before: the hub is not to be asked with every request."""
+STRANGERS = 1000
+"""Models that are known only because gateways have told of them; further ones are not taken."""
 
 
 def size_model(host: Host, model: Model, device: str, free_mb: int | None) -> MemoryPlan | str:
@@ -79,6 +81,11 @@ class Inspection:
             known.newer, known.is_newer_found = profile, found
             known = self.renew(known)
         return known
+
+    def takes(self, profile: Profile) -> bool:
+        """Say whether there is room for a gateway's profile: what others send must not grow without end."""
+        models = self._host.models
+        return profile.id in models or sum(not m.is_own for m in models.values()) < STRANGERS
 
     def renew(self, model: Model) -> Model:
         """Put the newer profile of a model that is not loaded in force; return the model in its place."""

@@ -327,7 +327,7 @@ class Machine:
             return
         match message:
             case Submit():
-                if message.profile is not None:
+                if message.profile is not None and self._inspection.takes(message.profile):
                     self._inspection.adopt(message.profile, own=False)
                 self._traffic.submit(peer, message.jobs)
             case Offer():

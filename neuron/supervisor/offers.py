@@ -29,13 +29,15 @@ class Offers:
         self._offered = live | {peer: frozenset(p.id for p in offer.profiles)}
         host.given_defaults = offer.defaults
         for profile in offer.profiles:
+            if not self._inspection.takes(profile):
+                continue
             before = host.models.get(profile.id)
             model = self._inspection.adopt(profile, own=False)
             if before is None and self._placement.is_preload(model.id):
                 self._placement.load_again(model)
             elif before is not None and before.inspecting and not model.inspecting:
                 self._inspection.inspect(model, wanted=before.is_wanted)  # others wait for what it finds
-        host.given |= {p.id for p in offer.profiles}
+            host.given.add(profile.id)
         self.tidy()
 
     def tidy(self) -> None:

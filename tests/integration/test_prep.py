@@ -183,7 +183,7 @@ def test_files_that_cannot_be_served_say_why_and_prep_goes_on(prep: Prep, tmp_pa
         "truncated.gguf": (data[: len(data) // 2], "truncated"),
         "header.gguf": (data[:1000], "damaged or cut off"),
         "text.gguf": (b"hello, I am no model" * 10, "no GGUF file"),
-        "empty.gguf": (b"", "no GGUF file"),
+        "empty.gguf": (b"", "is empty"),
     }
     for name, (content, expected) in cases.items():
         path = tmp_path / name

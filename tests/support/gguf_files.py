@@ -88,8 +88,7 @@ def _describe(writer: gguf.GGUFWriter, layers: int, strings: dict[str, str]) -> 
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
-    writer.add_chat_template(TEMPLATE)
-    for key, value in strings.items():
+    for key, value in {"tokenizer__chat_template": TEMPLATE, **strings}.items():
         writer.add_string(key.replace("__", "."), value)
 
 

@@ -71,7 +71,13 @@ def test_a_reference_that_means_nothing_lists_the_choices(text: str, names: list
         choose(parse_reference(text), names)
 
 
-@pytest.mark.parametrize("text", ["o/r", "hf:", "hf:o", "hf:o/..", "hf:o/r/../x.gguf", "hf:o/r/x.bin", "hf:o r/x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "o/r", "hf:", "hf:o", "hf:o/..", "hf:o/r/../x.gguf", "hf:o/r/x.bin", "hf:o r/x", "https://evil.example/m.gguf",
+        "hf:https://evil.example/o/r", "hf://evil.example/o/r", "hf:evil.example:443/o", "file:///etc/passwd",
+    ],
+)  # fmt: skip
 def test_what_is_no_reference_is_refused_with_the_forms(text: str) -> None:
     with pytest.raises(BadReference):
         parse_reference(text)

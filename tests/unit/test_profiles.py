@@ -1,7 +1,10 @@
 """A models file that is read again: what is not in use changes at once, what is changes when it no longer is."""
 
+import pytest
+
 from common.catalogue import Catalogue, Profile
-from common.messages import Unload
+from common.errors import Code
+from common.messages import Load, Refused, Submit, Unload
 from neuron.supervisor import events
 from tests.support.drive import Drive, job, profile
 
@@ -60,3 +63,18 @@ def test_a_pin_outlives_a_changed_profile() -> None:
     drive.machine.host.models["a"].pinned = True
     reload(drive, profile("a", parallel=3))
     assert drive.machine.host.models["a"].pinned
+
+
+def test_gateways_may_tell_of_so_many_models_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuron.supervisor.inspection.STRANGERS", 2)
+    drive = Drive(models=[profile("own")]).start().connect()
+    for name in ("a", "b", "c"):
+        drive.peer_says(Submit(jobs=[job(name, name)], profile=profile(name)))
+    assert list(known(drive)) == ["own", "a", "b"]
+    drive.peer_says(Load(request="l", model="c", profile=profile("c")))
+    assert [(r.request, r.code) for r in drive.told_of(Refused)] == [("l", Code.NO_CAPACITY)]
+    drive.peer_says(Submit(jobs=[job("again", "a")], profile=profile("a", parallel=3)))
+    drive.finish("a")
+    drive.finish("b")
+    drive.finish("again")
+    assert drive.ends() == {"a": "ended", "b": "ended", "c": "model_not_found", "again": "ended"}

@@ -104,6 +104,14 @@ def test_a_template_that_takes_too_much_memory_is_stopped(monkeypatch: pytest.Mo
     assert render("fine", []) == "fine"
 
 
+def test_a_template_that_writes_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "OUTPUT_CHARACTERS", 10_000)
+    chatty = "{% for i in range(10) %}{{ 'x' * 1001 }}{% endfor %}"
+    with pytest.raises(RequestError, match="it wrote more than 10000 characters"):
+        render(chatty, [])
+    assert len(render(chatty.replace("1001", "1000"), [])) == 10_000
+
+
 def test_the_requests_own_fields_cannot_be_given_twice() -> None:
     with pytest.raises(RequestError, match="'messages' is given by the request itself"):
         ChatTemplate("x", bos="", eos="").render([], {"messages": []}, [])
