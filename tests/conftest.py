@@ -17,6 +17,7 @@ collect_ignore = [] if os.environ.get("HELEXA_TEST_INSTALL") else ["install"]
 TOOLS = {
     "needs_node": ("node", "npm"),
     "needs_nginx": ("nginx",),
+    "needs_caddy": ("caddy",),
     "needs_systemd": ("systemd-analyze",),
     "needs_chromium": ("chromium",),
     "needs_rpm": ("rpmspec", "rpmlint"),

@@ -10,7 +10,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -129,13 +130,46 @@ def nginx(folder: Path, gateway: Gateway, port: int) -> Iterator[None]:
             proxy.terminate()
 
 
-@pytest.mark.needs_nginx
-def test_through_the_nginx_example_tokens_come_as_they_are_made(tmp_path: Path, neuron: FakeNeuron) -> None:
+@contextlib.contextmanager
+def caddy(folder: Path, gateway: Gateway, port: int) -> Iterator[None]:
+    """Run Caddy with the example that is installed, but for addresses and the certificate, which it would ask for."""
+    chain, key = make_certificate(folder, "one.example")
+    example = (ROOT / "deploy" / "proxy" / "Caddyfile").read_text()
+    for pattern, value in (
+        (r"models\.example\.org \{", f"https://127.0.0.1:{port} {{\n\ttls {chain} {key}"),
+        (r"reverse_proxy 127\.0\.0\.1:31313", f"reverse_proxy 127.0.0.1:{gateway.port}"),
+    ):
+        example, count = re.subn(pattern, value, example)
+        assert count == 1, pattern
+    config, log = folder / "Caddyfile", folder / "log"
+    config.write_text(f"{{\n\tadmin off\n\tauto_https disable_redirects\n}}\n{example}")
+    program = shutil.which("caddy")
+    assert program is not None
+    command = [program, "run", "--config", str(config), "--adapter", "caddyfile"]
+    environment = {**os.environ, "HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    with log.open("wb") as told, subprocess.Popen(command, stdout=told, stderr=told, env=environment) as proxy:
+        try:
+            ends_at = time.monotonic() + PATIENCE_S
+            while served_name(port) is None:
+                assert time.monotonic() < ends_at, log.read_text()
+                time.sleep(0.05)
+            yield
+        finally:
+            proxy.terminate()
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [pytest.param(nginx, marks=pytest.mark.needs_nginx), pytest.param(caddy, marks=pytest.mark.needs_caddy)],
+)
+def test_through_the_example_of_a_proxy_tokens_come_as_they_are_made(
+    tmp_path: Path, neuron: FakeNeuron, proxy: Callable[[Path, Gateway, int], AbstractContextManager[None]]
+) -> None:
     port = free_port()
     neuron.on_job = neuron.ignore
     with (
         Gateway(tmp_path / "g", endpoints={"beast": neuron.endpoint}) as gateway,
-        nginx(tmp_path / "nginx", gateway, port),
+        proxy(tmp_path / "proxy", gateway, port),
         httpx.Client(verify=False, timeout=PATIENCE_S, base_url=f"https://127.0.0.1:{port}") as client,
     ):
         with client.stream("POST", "/v1/chat/completions", json=CHAT) as reply:
