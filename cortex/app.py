@@ -52,7 +52,14 @@ def create_app(
     it there is no /fleet/live. `capture`: where whole requests are kept.
     """
     gateway, limits, bare = settings.gateway, settings.limits, fleet
-    most = Bounds(limits.messages, limits.tools, limits.nesting, limits.stop)
+    most = Bounds(
+        messages=limits.messages,
+        tools=limits.tools,
+        nesting=limits.nesting,
+        stop=limits.stop,
+        schema_bytes=limits.schema_kb * 1024,
+        grammar_bytes=limits.grammar_kb * 1024,
+    )
     browsers = Browsers(settings.browsers.hosts, settings.browsers.origins, own_names())
     if capture is not None:
         fleet = tapped(bare)
@@ -69,15 +76,15 @@ def create_app(
     app.add_route("/v1/chat/completions", Generate(OpenAIChat(), fleet, gateway, most))
     app.add_route("/v1/completions", Generate(OpenAICompletions(), fleet, gateway, most))
     app.add_route("/v1/responses", Generate(OpenAIResponses(), fleet, gateway, most))
-    app.add_route("/v1/responses/input_tokens", Prompts(OpenAIInputTokens(), fleet, gateway))
+    app.add_route("/v1/responses/input_tokens", Prompts(OpenAIInputTokens(), fleet, gateway, most))
     app.add_route("/v1/embeddings", Generate(Embeddings(), fleet, gateway, most))
     app.add_route("/v1/rerank", Generate(Reranking(), fleet, gateway, most))
     anthropic = AnthropicMessages(normalizes_stamp=settings.messages.normalize_billing_stamp)
     app.add_route("/v1/messages", Generate(anthropic, fleet, gateway, most))
-    app.add_route("/v1/messages/count_tokens", Prompts(AnthropicCount(anthropic), fleet, gateway))
-    app.add_route("/tokenize", Prompts(Tokenize(), fleet, gateway))
-    app.add_route("/detokenize", Prompts(Detokenize(), fleet, gateway))
-    app.add_route("/apply-template", Prompts(ApplyTemplate(), fleet, gateway))
+    app.add_route("/v1/messages/count_tokens", Prompts(AnthropicCount(anthropic), fleet, gateway, most))
+    app.add_route("/tokenize", Prompts(Tokenize(), fleet, gateway, most))
+    app.add_route("/detokenize", Prompts(Detokenize(), fleet, gateway, most))
+    app.add_route("/apply-template", Prompts(ApplyTemplate(), fleet, gateway, most))
     app.add_route("/infill", Generate(LlamaInfill(), fleet, gateway, most))
     app.add_route("/openapi.json", OpenApi())
     app.add_route("/props", Props(fleet, gateway))

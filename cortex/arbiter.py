@@ -93,7 +93,8 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
     def load_config(self) -> None:
         """Fill gunicorn's settings."""
-        gateway, endpoint = self.configuration.settings.gateway, self.configuration.settings.listen
+        settings = self.configuration.settings
+        gateway, limits, endpoint = settings.gateway, settings.limits, settings.listen
         graceful_s = math.ceil(gateway.drain_s + 2 * LAST_WORDS_S)
         values = {
             "bind": str(endpoint),
@@ -108,6 +109,9 @@ class _Application(BaseApplication):  # type: ignore[misc]
             "timeout": graceful_s + math.ceil(WATCHDOG_S),
             "control_socket_disable": True,
             "forwarded_allow_ips": "127.0.0.1,::1",
+            "limit_request_line": limits.request_line_bytes,
+            "limit_request_fields": limits.header_fields,
+            "limit_request_field_size": limits.header_field_bytes,
         }
         for key, value in values.items():
             self.cfg.set(key, value)

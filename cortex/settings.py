@@ -107,10 +107,20 @@ class LimitSettings(Section, frozen=True, kw_only=True):
     """At a time, in each gateway process; of `trusted_proxies` any number."""
     trusted_proxies: list[str] | None = None
     """Addresses through which many clients come. Unset: those of this host itself, 127.0.0.1 and ::1."""
+    request_line_bytes: Annotated[int, Meta(ge=256, le=8190)] = 4094
+    """Method, path and query."""
+    header_fields: Annotated[int, Meta(ge=16, le=32768)] = 100
+    """In one request."""
+    header_field_bytes: Annotated[int, Meta(ge=256, le=65536)] = 8190
+    """Of each."""
     messages: Positive = 10000
     """In one request."""
     tools: Positive = 1024
     """In one request."""
+    schema_kb: Positive = 1024
+    """KiB, of all tools together, and of the schema of an answer. Neurons take 5,000 parts of one."""
+    grammar_kb: Annotated[int, Meta(ge=1, le=64)] = 64
+    """KiB; more than 64 no neuron takes."""
     nesting: Positive = 100
     """Levels of objects and lists in messages, tools and schemas."""
     stop: Positive = 64

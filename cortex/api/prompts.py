@@ -9,6 +9,7 @@ from common.messages import Job, RenderedItem
 from cortex.api.exchange import Exchange
 from cortex.api.front import exchange_of
 from cortex.api.generate import read_body
+from cortex.dialects import bounds
 from cortex.dialects.canonical import fill_input, rank
 from cortex.dialects.question import Asking, Question
 from cortex.fleet.contract import Fleet
@@ -18,8 +19,9 @@ from cortex.settings import GatewaySettings
 class Prompts:
     """One endpoint in one language."""
 
-    def __init__(self, asking: Asking, fleet: Fleet, settings: GatewaySettings) -> None:
+    def __init__(self, asking: Asking, fleet: Fleet, settings: GatewaySettings, most: bounds.Bounds) -> None:
         self._asking = asking
+        self._bounds = most
         self._fleet = fleet
         self._max_body = settings.max_body_mb * 2**20
         self._budget_ms = int(settings.budget_s * 1000)
@@ -29,6 +31,7 @@ class Prompts:
         exchange = exchange_of(req)
         exchange.dialect = self._asking.name
         question = self._asking.read(await read_body(req, self._max_body))
+        bounds.check_input(question.input, self._bounds)
         item = await ask(self._fleet, exchange, question, self._budget_ms)
         resp.data = orjson.dumps(self._asking.write(item))
 

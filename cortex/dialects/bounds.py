@@ -5,8 +5,10 @@ from typing import Any
 import msgspec
 
 from common.errors import Code, RequestError
-from common.messages import Chat, JsonSchema
+from common.messages import Chat, Grammar, JsonSchema
 from cortex.dialects.canonical import Generation
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -18,20 +20,35 @@ class Bounds(msgspec.Struct, frozen=True):
     """Levels of objects and lists in messages, tools and schemas."""
     stop: int
     """Strings that end the answer."""
+    schema_bytes: int
+    """As JSON, of all tools together, and of the schema of an answer."""
+    grammar_bytes: int
 
 
 def check(generation: Generation, bounds: Bounds) -> None:
     """Raise RequestError for what is beyond the bounds."""
     _count(len(generation.sampling.stop), bounds.stop, "stop")
     for given in generation.inputs:
-        if isinstance(given, Chat):
-            _count(len(given.messages), bounds.messages, "messages")
-            _count(len(given.tools), bounds.tools, "tools")
-            _depth(given.messages, bounds.nesting, "messages")
-            _depth(given.tools, bounds.nesting, "tools")
-            _depth(given.template_kwargs, bounds.nesting, "chat_template_kwargs")
-    if isinstance(generation.constraint, JsonSchema):
-        _depth(generation.constraint.schema, bounds.nesting, generation.constraint_field)
+        check_input(given, bounds)
+    constraint, field = generation.constraint, generation.constraint_field
+    if isinstance(constraint, JsonSchema):
+        _depth(constraint.schema, bounds.nesting, field)
+        _size(len(_encode(constraint.schema)), bounds.schema_bytes, field)
+    elif isinstance(constraint, Grammar):
+        _size(len(constraint.gbnf.encode()), bounds.grammar_bytes, field)
+
+
+def check_input(given: object, bounds: Bounds) -> None:
+    """Raise RequestError for a conversation that is beyond the bounds; other prompts have none but the body's."""
+    if not isinstance(given, Chat):
+        return
+    _count(len(given.messages), bounds.messages, "messages")
+    _count(len(given.tools), bounds.tools, "tools")
+    _depth(given.messages, bounds.nesting, "messages")
+    _depth(given.tools, bounds.nesting, "tools")
+    _depth(given.template_kwargs, bounds.nesting, "chat_template_kwargs")
+    if given.tools:
+        _size(len(_encode(given.tools)), bounds.schema_bytes, "tools")
 
 
 def is_deeper(value: Any, levels: int) -> bool:
@@ -48,6 +65,12 @@ def is_deeper(value: Any, levels: int) -> bool:
 def _count(found: int, most: int, param: str) -> None:
     if found > most:
         raise RequestError(Code.INVALID_VALUE, f"{param}: has {found} entries; at most {most} are allowed", param=param)
+
+
+def _size(found: int, most: int, param: str) -> None:
+    if found > most:
+        text = f"{param}: has {found} bytes; at most {most} are allowed"
+        raise RequestError(Code.INVALID_VALUE, text, param=param)
 
 
 def _depth(value: Any, most: int, param: str) -> None:

@@ -31,10 +31,16 @@ def deep(levels: int) -> dict[str, Any]:
             "response_format.json_schema.schema",
         ),
         ({"stop": ["a", "b", "c", "d"]}, "stop"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "description": "x" * 1000}}]}, "tools"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"title": "x" * 1000}}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"grammar": "root ::= " + '"x" ' * 200}, "grammar"),
     ],
 )
 def test_a_request_is_bounded_in_more_than_bytes(fields: dict[str, Any], param: str) -> None:
-    bounds = Bounds(messages=3, tools=3, nesting=20, stop=3)
+    bounds = Bounds(messages=3, tools=3, nesting=20, stop=3, schema_bytes=1000, grammar_bytes=500)
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
     check(OpenAIChat().read(orjson.dumps(body)).generation, bounds)
     with pytest.raises(RequestError) as caught:
