@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.fuzz.wire import feed_bus, feed_http
+from tests.fuzz.wire import feed_bus, feed_http, fuzzed_neuron
 from tests.support.fake_neuron import FakeNeuron
-from tests.support.harness import Gateway, Neuron
+from tests.support.harness import Gateway
 
 SEED = 20261125
 FRAMES, REQUESTS = 2000, 400
@@ -15,7 +15,7 @@ FRAMES, REQUESTS = 2000, 400
 
 @pytest.mark.parametrize("security", [{}, {"security": "curve"}])
 def test_a_neuron_minds_no_frame(tmp_path: Path, security: dict[str, Any]) -> None:
-    with Neuron(tmp_path, engine="tests.support.fake_engine", **security) as neuron:
+    with fuzzed_neuron(tmp_path, **security) as neuron:
         feed_bus(neuron, SEED, FRAMES, is_short=True)
 
 

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import httpx
 import orjson
+from msgspec import structs
 
+from common.catalogue import Profile
 from common.codec import decode_from_neuron, decode_to_neuron, encode
 from common.errors import ProtocolError, RequestError
 from common.formats import reasoning
@@ -20,24 +22,44 @@ from common.messages import (
     PROTOCOL_VERSION,
     Abort,
     Beat,
+    CancelJobs,
     Chat,
+    Claim,
+    ClearCache,
+    Discover,
+    Effective,
+    Health,
     Hello,
     Job,
     JobKey,
     JsonSchema,
     Load,
+    Memory,
+    Models,
+    Pin,
+    ReadEvents,
+    ReadLog,
     Status,
     Submit,
     Text,
     TokenItem,
     Tokens,
+    Unload,
+    Unpin,
+    Version,
 )
 from cortex.acp import upstream
+from cortex.dialects.anthropic_count import AnthropicCount
 from cortex.dialects.anthropic_messages import AnthropicMessages
+from cortex.dialects.bounds import Bounds, check, check_input
 from cortex.dialects.contract import Dialect
 from cortex.dialects.embeddings import Embeddings
+from cortex.dialects.llama_infill import LlamaInfill
+from cortex.dialects.llama_server import ApplyTemplate, Detokenize, Tokenize
 from cortex.dialects.openai_chat import OpenAIChat
 from cortex.dialects.openai_completions import OpenAICompletions
+from cortex.dialects.openai_responses import OpenAIInputTokens, OpenAIResponses
+from cortex.dialects.question import Asking
 from cortex.dialects.rerank import Reranking
 from neuron.models.header import DamagedHeader, read_header
 
@@ -52,26 +74,35 @@ class Target(NamedTuple):
     run: Callable[[bytes], None]
 
 
+FRAMES_MODEL = "m"
+"""That the frames are about."""
+
+
 def frames() -> list[bytes]:
-    """Return frames as gateways and admins send them."""
+    """Return frames as gateways and admins send them; none that takes a device out of service by itself."""
     job = Job(
         id="0" * 32,
         attempt=0,
-        model="m",
+        model=FRAMES_MODEL,
         request_id="r",
         input=Chat(messages=[{"role": "user", "content": "hé"}], tools=[{"type": "function"}]),
         constraint=JsonSchema(schema=TOOLS["weather"]),
         resume_tokens=[1, 2, 3],
     )
-    text = Job(id="1" * 32, attempt=0, model="m", request_id="r", input=Text(text="hello"), max_tokens=4)
+    text = Job(id="1" * 32, attempt=0, model=FRAMES_MODEL, request_id="r", input=Text(text="hello"), max_tokens=4)
+    stranger = Profile(id="stranger", source="file:/nowhere/stranger.gguf")
     messages = [
         Hello(version=PROTOCOL_VERSION, incarnation="a" * 32, role="gateway", name="fuzz"),
         Submit(jobs=[job]),
         Submit(jobs=[text]),
+        Submit(jobs=[structs.replace(text, model=stranger.id)], profile=stranger),
         Abort(jobs=[JobKey("0" * 32, 0)]),
         Beat(incarnation="a" * 32, jobs=[JobKey("0" * 32, 0)]),
-        Status(request="r"),
-        Load(request="r", model="m"),
+        *[ask(request="r") for ask in (Status, Discover, Health, Models, Version, Memory, ReadEvents, ClearCache)],
+        *[ask(request="r", model=FRAMES_MODEL) for ask in (Load, Unload, Pin, Unpin, Effective)],
+        Claim(request="r", model=FRAMES_MODEL, choice="beast", refused=["a"]),
+        CancelJobs(request="r", target="0" * 32),
+        ReadLog(request="r", child="prep"),
     ]
     return [encode(m) for m in messages]
 
@@ -134,15 +165,23 @@ def _gguf(data: bytes) -> None:
         assert header.needed_bytes >= 0
 
 
+_ANTHROPIC = AnthropicMessages(normalizes_stamp=True)
 _DIALECTS: list[Dialect] = [
-    OpenAIChat(), OpenAICompletions(), AnthropicMessages(normalizes_stamp=True), Embeddings(), Reranking(),
+    OpenAIChat(), OpenAICompletions(), OpenAIResponses(), _ANTHROPIC, Embeddings(), Reranking(), LlamaInfill(),
 ]  # fmt: skip
+_QUESTIONS: list[Asking] = [AnthropicCount(_ANTHROPIC), OpenAIInputTokens(), Tokenize(), Detokenize(), ApplyTemplate()]
+_BOUNDS = Bounds(messages=100, tools=10, nesting=20, stop=8, schema_bytes=2000, grammar_bytes=2000)
 
 
 def _bodies(data: bytes) -> None:
     for dialect in _DIALECTS:
         try:
-            dialect.read(data)
+            check(dialect.read(data).generation, _BOUNDS)
+        except RequestError:
+            continue
+    for asking in _QUESTIONS:
+        try:
+            check_input(asking.read(data).input, _BOUNDS)
         except RequestError:
             continue
 
@@ -174,26 +213,54 @@ def _sse_examples() -> list[bytes]:
     return [b": ping\n\n" + b"".join(lines[:4]) + b"data: [DONE]\n\n", lines[0] + b"event: error\n" + lines[4]]
 
 
-def request_bodies() -> list[bytes]:
-    """Return bodies as clients send them."""
+def request_bodies() -> list[tuple[str, bytes]]:
+    """Return bodies as clients send them, each with its path."""
     message = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
     tool = {"type": "function", "function": {"name": "f", "parameters": TOOLS["weather"]}}
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": TOOLS["weather"]}}
-    bodies: list[dict[str, object]] = [
-        {"model": "m", "messages": [message], "tools": [tool], "tool_choice": "auto", "stream": True, "stop": ["x"]},
-        {"model": "m", "messages": [message], "response_format": schema, "temperature": 0.5, "logit_bias": {"5": 1}},
-        {"model": "m", "prompt": ["a", "b"], "max_tokens": 5, "n": 2},
-        {
-            "model": "m",
-            "max_tokens": 5,
-            "system": "s",
-            "messages": [message],
-            "tools": [{"name": "f", "input_schema": {}}],
-        },
-        {"model": "m", "input": ["a", [1, 2]]},
-        {"model": "m", "query": "q", "documents": ["a", {"text": "b"}]},
+    chat: dict[str, object] = {
+        "model": "m",
+        "messages": [message],
+        "tools": [tool],
+        "tool_choice": "auto",
+        "stream": True,
+        "stop": ["x"],
+    }
+    wanted = {"response_format": schema, "temperature": 0.5, "logit_bias": {"5": 1}}
+    claude: dict[str, object] = {
+        "model": "m",
+        "system": "s",
+        "messages": [message],
+        "tools": [{"name": "f", "input_schema": {}}],
+    }
+    items: list[dict[str, object]] = [
+        {"role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "r"},
     ]
-    return [orjson.dumps(b) for b in bodies]
+    gap: dict[str, object] = {
+        "model": "m",
+        "input_prefix": "a",
+        "input_suffix": "b",
+        "input_extra": [{"filename": "x", "text": "y"}],
+    }
+    bodies: list[tuple[str, dict[str, object]]] = [
+        ("/v1/chat/completions", chat),
+        ("/v1/chat/completions", {"model": "m", "messages": [message], **wanted}),
+        ("/v1/completions", {"model": "m", "prompt": ["a", "b"], "max_tokens": 5, "n": 2}),
+        ("/v1/completions", {"model": "m", "prompt": "a", "grammar": 'root ::= "x"', "logprobs": 2, "echo": True}),
+        ("/v1/messages", {**claude, "max_tokens": 5}),
+        ("/v1/messages/count_tokens", claude),
+        ("/v1/responses", {"model": "m", "input": items, "instructions": "I", "stream": True}),
+        ("/v1/responses/input_tokens", {"model": "m", "input": "hi"}),
+        ("/v1/embeddings", {"model": "m", "input": ["a", [1, 2]]}),
+        ("/v1/rerank", {"model": "m", "query": "q", "documents": ["a", {"text": "b"}]}),
+        ("/infill", {**gap, "n_predict": 3}),
+        ("/tokenize", {"model": "m", "content": "a b", "add_special": True}),
+        ("/detokenize", {"model": "m", "tokens": [1, 2, 3]}),
+        ("/apply-template", {"model": "m", "messages": [message]}),
+    ]
+    return [(path, orjson.dumps(body)) for path, body in bodies]
 
 
 TARGETS: dict[str, Target] = {
@@ -201,5 +268,5 @@ TARGETS: dict[str, Target] = {
     "parsers": Target([f"hm</think>{s.render(CALLS)} tail".encode() for s in SYNTAXES.values()], _parsers),
     "sse": Target(_sse_examples(), _sse),
     "gguf": Target(_gguf_examples(), _gguf),
-    "bodies": Target(request_bodies(), _bodies),
+    "bodies": Target([body for _, body in request_bodies()], _bodies),
 }

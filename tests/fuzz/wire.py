@@ -2,23 +2,27 @@
 
 import contextlib
 import random
+import re
 import socket
 import tempfile
 import time
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import zmq
 
 from common.codec import decode_from_neuron, encode
-from common.ids import new_incarnation
+from common.ids import new_incarnation, new_job_id
 from common.keys import Credentials, make_pair
-from common.messages import PROTOCOL_VERSION, Hello, NodeState
+from common.messages import PROTOCOL_VERSION, Ended, Failed, Hello, Job, NodeState, Submit, Text
 from common.sockets import bus_dealer
 from neuron.broker.authorized import authorize
 from tests.fuzz.mutate import Mutator
-from tests.fuzz.targets import frames, request_bodies
+from tests.fuzz.targets import FRAMES_MODEL, frames, request_bodies
+from tests.support.fake_engine import write_model
 from tests.support.fake_neuron import MODEL, FakeNeuron
 from tests.support.harness import Gateway, Neuron
 
@@ -31,6 +35,20 @@ GROWTH, SHORT_GROWTH = 1.05, 1.2
 PATIENCE_S = 20
 BATCH = 200
 """Frames between two looks whether the neuron keeps up."""
+JOB_EVERY = 10
+"""Batches between two good jobs."""
+CLIENTS = 32
+"""With a request at the same time."""
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
+
+
+def fuzzed_neuron(folder: Path, **settings: Any) -> Neuron:
+    """Return a neuron that has the model of the frames: those that are still right run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = f"file:{write_model(folder / 'm.json', length=3)}"
+    model = {"id": FRAMES_MODEL, "source": source, "context": 256, "kv_tokens": 4096, "parallel": 8}
+    return Neuron(folder, models=[model], engine="tests.support.fake_engine", **settings)
 
 
 def resident_mb(process: psutil.Process, *, is_short: bool) -> float:
@@ -59,14 +77,21 @@ def feed_bus(neuron: Neuron, seed: int, count: int, *, is_short: bool = False) -
             if number % BATCH == BATCH - 1:
                 peer.close(linger=1000)  # a connection that was cut for an oversize frame is no finding
                 peer = _greet(context, neuron, credentials)
+            if number % (BATCH * JOB_EVERY) == BATCH * JOB_EVERY - 1:
+                _run_job(peer)
+        _run_job(peer)
         peer.close(linger=0)
         after = resident_mb(process, is_short=is_short)
     finally:
         context.destroy(linger=0)
     assert neuron.process.poll() is None, neuron.log
-    assert "Traceback" not in neuron.log, neuron.log[-5000:]
+    assert "Traceback" not in neuron.log, _first_traceback(neuron.log)
     assert after <= before * (SHORT_GROWTH if is_short else GROWTH), f"grew from {before:.0f} to {after:.0f} MiB"
     neuron.status()
+
+
+def _first_traceback(text: str) -> str:
+    return text[text.index("Traceback") :][:5000]
 
 
 def _authorise(neuron: Neuron) -> Credentials | None:
@@ -96,11 +121,25 @@ def _greet(
     raise AssertionError("the neuron does not answer a Hello")
 
 
+def _run_job(peer: "zmq.Socket[bytes]") -> None:
+    """Have a good job served, however often that takes: the mutated frames may have had its model unloaded."""
+    ends_at = time.monotonic() + PATIENCE_S
+    while time.monotonic() < ends_at:
+        job = Job(id=new_job_id(), attempt=0, model=FRAMES_MODEL, request_id="good", input=Text(text="good"))
+        peer.send(encode(Submit(jobs=[job])))
+        while peer.poll(5000, zmq.POLLIN):
+            said = decode_from_neuron(peer.recv())
+            if isinstance(said, Ended) and any(item.job == job.id for item in said.items):
+                return
+            if isinstance(said, Failed) and any(item.job == job.id for item in said.items):
+                break
+    raise AssertionError("a good job is not served")
+
+
 def requests() -> list[bytes]:
     """Return requests as clients send them."""
-    paths = ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings", "/v1/rerank", "/tokenize")
     found = []
-    for path, body in zip(paths, request_bodies(), strict=True):
+    for path, body in request_bodies():
         body = body.replace(b'"m"', f'"{MODEL}"'.encode())
         head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nx-api-key: none\r\n"
         found.append(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
@@ -112,29 +151,69 @@ def requests() -> list[bytes]:
     return found
 
 
-def feed_http(gateway: Gateway, seed: int, count: int, *, is_short: bool = False) -> None:
-    """Send mutated requests; raise AssertionError if the gateway minds."""
-    mutator, cuts = Mutator(requests(), seed), random.Random(seed)
-    process, before = psutil.Process(gateway.pid), 0.0
-    for number in range(count):
-        if number == int(count * WARM_UP):
-            before = resident_mb(process, is_short=is_short)
-        data = mutator.next()
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", gateway.port), PATIENCE_S) as client:
-            cut = cuts.randint(0, len(data))
+class _Clients:
+    """Connections that are open at once: whoever left at once would have nothing of its request read."""
+
+    def __init__(self, port: int, seed: int) -> None:
+        self._port = port
+        self._random = random.Random(seed)
+        self._open: deque[socket.socket] = deque()
+        self.statuses: Counter[int] = Counter()
+
+    def send(self, data: bytes) -> None:
+        """Send a request in two pieces, and let the oldest client go."""
+        client = socket.create_connection(("127.0.0.1", self._port), PATIENCE_S)
+        self._open.append(client)
+        cut = self._random.randint(0, len(data))
+        with contextlib.suppress(ConnectionError):  # what was refused may have been closed already
             client.sendall(data[:cut])
             client.sendall(data[cut:])
-            if cuts.random() < 0.7:
-                client.shutdown(socket.SHUT_WR)
-                while client.recv(65536):
-                    pass
-        if number % BATCH == 0:
-            _ask(gateway)
+        if len(self._open) > CLIENTS:
+            self._end(self._open.popleft())
+
+    def end(self) -> None:
+        """Let all go."""
+        while self._open:
+            self._end(self._open.popleft())
+
+    def _end(self, client: socket.socket) -> None:
+        """Take what has come; half of the clients then wait for the gateway to close. One that is left open hangs."""
+        answer = b""
+        with client, contextlib.suppress(ConnectionError):
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                answer = client.recv(65536)
+            client.settimeout(PATIENCE_S)
+            if self._random.random() < 0.5:
+                with contextlib.suppress(OSError):  # ENOTCONN: the gateway has closed it
+                    client.shutdown(socket.SHUT_WR)
+                while piece := client.recv(65536):
+                    answer += piece
+        match = _STATUS.match(answer.removeprefix(CONTINUE))
+        self.statuses[int(match[1]) if match else 0] += 1
+
+
+def feed_http(gateway: Gateway, seed: int, count: int, *, is_short: bool = False) -> Counter[int]:
+    """Send mutated requests; raise AssertionError if the gateway minds. Return how many had each status; 0: none."""
+    mutator, clients = Mutator(requests(), seed), _Clients(gateway.port, seed)
+    process, before = psutil.Process(gateway.pid), 0.0
+    try:
+        for number in range(count):
+            if number == int(count * WARM_UP):
+                before = resident_mb(process, is_short=is_short)
+            clients.send(mutator.next())
+            if number % BATCH == 0:
+                _ask(gateway)
+    finally:
+        clients.end()
     _ask(gateway)
     after = resident_mb(process, is_short=is_short)
     assert gateway.process.poll() is None, gateway.log
-    assert "Traceback" not in gateway.log, gateway.log[-5000:]
+    assert "Traceback" not in gateway.log, _first_traceback(gateway.log)
+    assert not [s for s in clients.statuses if s >= 500], clients.statuses
+    assert clients.statuses[200] > count / 50, f"few requests were right enough to be answered: {clients.statuses}"
     assert after <= before * (SHORT_GROWTH if is_short else GROWTH), f"grew from {before:.0f} to {after:.0f} MiB"
+    return clients.statuses
 
 
 def _ask(gateway: Gateway) -> None:
@@ -154,7 +233,7 @@ def _bus(security: str) -> Callable[[int, int], bool]:
 
 
 def _run_bus(folder: Path, seed: int, count: int, **settings: str) -> None:
-    with Neuron(folder, engine="tests.support.fake_engine", **settings) as neuron:  # type: ignore[arg-type]
+    with fuzzed_neuron(folder, **settings) as neuron:
         feed_bus(neuron, seed, count or FRAMES)
 
 
@@ -165,7 +244,7 @@ def _http(seed: int, count: int) -> bool:
             FakeNeuron() as neuron,
             Gateway(Path(folder), endpoints={"beast": neuron.endpoint}) as gateway,
         ):
-            feed_http(gateway, seed, count or REQUESTS)
+            print(f"http: answers by status: {dict(feed_http(gateway, seed, count or REQUESTS))}", flush=True)
 
     return _judge("http", run)
 

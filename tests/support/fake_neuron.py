@@ -31,6 +31,8 @@ from common.messages import (
     Load,
     ModelState,
     NodeState,
+    Rendered,
+    RenderedItem,
     ReplicaState,
     Started,
     StartedItem,
@@ -200,6 +202,10 @@ class FakeNeuron:
 
     def run(self, gateway: str, job: Job) -> None:
         """Answer a job at once, from where it is to be resumed."""
+        if job.answer == "prompt":
+            item = RenderedItem(job=job.id, attempt=job.attempt, text="prompt", tokens=[1, 2, 3], template="t")
+            self._send(gateway, Rendered(items=[item]))
+            return
         words = self.answer.split(" ")
         self._send(gateway, started(job))
         for at, word in list(enumerate(words))[len(job.resume_tokens) :]:
