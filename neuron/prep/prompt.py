@@ -25,6 +25,7 @@ from neuron.prep.calls import chat_grammar
 from neuron.prep.constraint import resolve
 from neuron.prep.embeddings import check_kind, prepare_texts
 from neuron.prep.infill import fill_in
+from neuron.prep.shape import check_shape
 from neuron.prep.template import ChatTemplate
 from neuron.prep.tokenising import tokenise_within
 from neuron.prep.vocabulary import Vocabulary
@@ -141,6 +142,7 @@ def _text(job: Job, template: ChatTemplate | RequestError, vocabulary: Vocabular
     """Return the prompt as text, and whether the tokenizer is to add BOS. Not for token ids."""
     match job.input:
         case Chat(messages=messages, template_kwargs=arguments, tools=tools):
+            check_shape(job.input)
             if isinstance(template, RequestError):
                 raise template
             text = template.render(messages, arguments, tools)

@@ -85,7 +85,10 @@ def frames() -> list[bytes]:
         attempt=0,
         model=FRAMES_MODEL,
         request_id="r",
-        input=Chat(messages=[{"role": "user", "content": "hé"}], tools=[{"type": "function"}]),
+        input=Chat(
+            messages=[{"role": "user", "content": "hé"}],
+            tools=[{"type": "function", "function": {"name": "weather", "parameters": TOOLS["weather"]}}],
+        ),
         constraint=JsonSchema(schema=TOOLS["weather"]),
         resume_tokens=[1, 2, 3],
     )
