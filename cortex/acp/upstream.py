@@ -66,9 +66,11 @@ class Reply:
             raise ValueError(index)
         while len(self.calls) <= index:
             self.calls.append({"id": "", "name": "", "arguments": ""})
-        function = part.get("function") or {}
+        function, given = part.get("function") or {}, part.get("id") or ""
+        if not isinstance(given, str):
+            raise TypeError(given)
         call = self.calls[index]
-        call["id"] = part.get("id") or call["id"]
+        call["id"] = given or call["id"]
         call["name"] += function.get("name") or ""
         call["arguments"] += function.get("arguments") or ""
 
@@ -145,7 +147,7 @@ async def _read(answer: httpx.Response, reply: Reply) -> AsyncIterator[tuple[str
             break
         try:
             chunk = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             damaged = data  # or cut: nothing follows then
             continue
         if not isinstance(chunk, dict):

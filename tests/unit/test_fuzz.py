@@ -31,7 +31,10 @@ def test_whatever_comes_is_read_or_refused(name: str) -> None:
         b'{"choices": {"a": 1}}',
         b'{"choices": [[]]}',
         b'{"usage": 5}',
+        b'{"choices": [{"delta": {"tool_calls": [{"index": 0, "id": {"a": 1}}]}}]}',
+        b'{"choices": ' + b"[" * 100_000,
     ],
 )
 def test_an_endpoint_that_answers_in_another_shape_is_an_error_for_the_user(chunk: bytes) -> None:
-    TARGETS["sse"].run(b"data: " + chunk + b"\n\n")
+    end = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    TARGETS["sse"].run(b"data: " + chunk + b"\n\n" + end)
