@@ -69,7 +69,7 @@ vendor: ## download what rpm/lock/ names into build/vendor/; the only step of pa
 audit: ## compare the versions of rpm/lock/ with the published advisories; needs pypi.org
 	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet 'pip-audit>=2.9,<3'; }
 	for lock in rpm/lock/*.txt; do \
-	    build/audit/bin/pip-audit --disable-pip --require-hashes --progress-spinner off --requirement $$lock || exit 1; done
+	    build/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off --requirement $$lock || exit 1; done
 
 srpm: ## source packages of the last commit, from build/vendor/ into build/rpm/SRPMS/; SPECS="cortex" for one
 	$(PYTHON) tools/packages.py srpm $(SPECS)
