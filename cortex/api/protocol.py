@@ -17,6 +17,9 @@ from cortex.settings import LimitSettings
 LINGER_S = 1.0
 """How long the rest of a refused body is read and dropped; closing at once would reset the connection."""
 
+CHUNKS, CHUNK_BYTES = 4096, 16
+"""A body in more chunks than that must have so many bytes in each on average: every one costs a turn of the parser."""
+
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # The search for the C parser leaves its result on the class that asks, but it is read from gunicorn's own: asked by a
@@ -38,6 +41,9 @@ class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
         self._max_body: int = worker.max_body
         self._closed: bool = False
         self._body_bytes = 0
+        self._body_chunks = 0
+        self._body_pieces: list[bytes] = []
+        """Of what has come just now; handed on as one, since each would cost the application a turn as well."""
         self._limits: LimitSettings = worker.limits
         self._address = ""
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -122,6 +128,7 @@ class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
         if self._idle_timer is not None and not self._is_in_header:
             self._await_header()
         super().data_received(data)
+        self._hand_on_body()
 
     def _is_websocket_upgrade(self, request: Any) -> bool:
         """Never: a request to upgrade is answered as if it had not asked, as HTTP allows."""
@@ -134,7 +141,7 @@ class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
 
     def _on_headers_complete(self) -> Any:
         self._cancel_idle_timer()
-        self._body_bytes = 0
+        self._body_bytes = self._body_chunks = 0
         self._cancel_body_timer()
         self._body_timer = self.worker.loop.call_later(self._limits.body_s, self._give_up, "body")
         skips_body = super()._on_headers_complete()
@@ -149,10 +156,19 @@ class GatewayProtocol(ASGIProtocol):  # type: ignore[misc]
         # limit, so nothing after the chunk that holds it is of use.
         if self._body_bytes <= self._max_body:
             self._body_bytes += len(chunk)
-            super()._on_body(chunk)
+            self._body_pieces.append(chunk)
+            self._body_chunks += 1
+            if self._body_chunks > CHUNKS and self._body_bytes < self._body_chunks * CHUNK_BYTES:
+                raise ValueError(f"the body comes in chunks of less than {CHUNK_BYTES} bytes")
+
+    def _hand_on_body(self) -> None:
+        if self._body_pieces:
+            super()._on_body(b"".join(self._body_pieces))
+            self._body_pieces.clear()
 
     def _on_message_complete(self) -> None:
         self._cancel_body_timer()
+        self._hand_on_body()
         super()._on_message_complete()
 
     def _give_up(self, what: str) -> None:

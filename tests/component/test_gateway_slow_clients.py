@@ -112,6 +112,16 @@ def test_a_body_that_comes_byte_by_byte_ends_in_time(gateway: Gateway) -> None:
     assert "body" in error["message"]
 
 
+@pytest.mark.parametrize(("chunks", "words"), [(4000, "model: is required"), (5000, "chunks of less than 16 bytes")])
+def test_a_body_comes_in_no_host_of_tiny_chunks(gateway: Gateway, chunks: int, words: str) -> None:
+    with connect(gateway) as client:
+        body = b"1\r\n \r\n" * chunks + b"2\r\n{}\r\n0\r\n\r\n"
+        client.sendall(HEAD + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n" + body)
+        error = error_in(read_all(client))
+    assert error["status"] == 400
+    assert words in error["message"]
+
+
 def test_a_silent_connection_is_closed(gateway: Gateway) -> None:
     with connect(gateway) as fresh, connect(gateway) as used:
         used.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
