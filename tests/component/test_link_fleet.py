@@ -27,6 +27,7 @@ from common.messages import (
     Load,
     Offer,
     Refused,
+    RenderedItem,
     Started,
     Submit,
     Text,
@@ -101,7 +102,7 @@ def job(model: str = MODEL, **changes: Any) -> Job:
 async def drain(call: JobCall, count: int = 1) -> list[tuple[int, Event]]:
     """Return all events until `count` jobs have ended."""
     events: list[tuple[int, Event]] = []
-    while sum(not isinstance(e, str) and hasattr(e, "total") for _, e in events) < count:
+    while sum(isinstance(e, EndedItem | RenderedItem) for _, e in events) < count:
         events += await asyncio.wait_for(call.next(None), PATIENCE_S)
     return events
 

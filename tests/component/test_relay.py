@@ -132,7 +132,7 @@ def test_a_client_that_is_behind_gets_larger_pieces_and_nobody_waits_for_it(
     gateway: Gateway, neuron: FakeNeuron
 ) -> None:
     """It reads nothing while 2,000 events come."""
-    steps, width = 2000, 100
+    steps, width = 2000, 1000  # 14 MB: more than the kernel keeps for a connection
     neuron.on_job = neuron.hold
     with connect(gateway, SO_RCVBUF=4096) as slow:
         (job,) = neuron.jobs()

@@ -98,6 +98,10 @@ def nvmlDeviceGetComputeRunningProcesses(handle: str) -> list[SimpleNamespace]:
     return [SimpleNamespace(pid=pid, usedGpuMemory=100 * _MIB) for pid in _state()["held"].get(handle, [])]
 
 
+def nvmlDeviceGetGraphicsRunningProcesses(handle: str) -> list[SimpleNamespace]:
+    return []
+
+
 def nvmlEventSetCreate() -> SimpleNamespace:
     return SimpleNamespace(seen=len(_state()["events"]))  # what happened before is not told again
 
