@@ -177,9 +177,9 @@ def test_the_page_never_scrolls_sideways(seen: Seen, width: int) -> None:
     body = {"model": "llama-3.1-8b", "messages": [{"role": "user", "content": "Why?"}], "max_tokens": 3}
     httpx.post(f"{seen.show.gateway.url}/v1/chat/completions", json=body, timeout=20).raise_for_status()
     seen.page.wait_for_selector("#requests tr")
-    # A column that is as narrow as a letter makes its words as high as they are long.
+    # A column that is as narrow as a letter makes its words as high as they are long; three lines are a long name.
     heights = seen.page.evaluate("[...document.querySelectorAll('th, #requests td')].map(e => e.offsetHeight)")
-    assert max(heights) < 60
+    assert max(heights) < 100
 
 
 def test_every_control_has_a_name_and_can_be_reached_by_keyboard(seen: Seen) -> None:
