@@ -131,8 +131,8 @@ def test_silence_in_mid_stream_is_filled_with_comments(gateway: Gateway, neuron:
 def test_a_client_that_is_behind_gets_larger_pieces_and_nobody_waits_for_it(
     gateway: Gateway, neuron: FakeNeuron
 ) -> None:
-    """It reads nothing while 2,000 events come."""
-    steps, width = 2000, 1000  # 14 MB: more than the kernel keeps for a connection
+    """It reads nothing while 800 events come."""
+    steps, width = 800, 2500  # less than the bus takes at once; 14 MB, more than the kernel keeps for a connection
     neuron.on_job = neuron.hold
     with connect(gateway, SO_RCVBUF=4096) as slow:
         (job,) = neuron.jobs()
@@ -145,7 +145,7 @@ def test_a_client_that_is_behind_gets_larger_pieces_and_nobody_waits_for_it(
         content = unchunk(read_until(slow, b"0\r\n\r\n").partition(b"\r\n\r\n")[2])
     pieces = texts(content)
     assert "".join(pieces).split() == [str(i) for i in range(steps * width)]
-    assert len(pieces) < steps / 4
+    assert len(pieces) < steps / 2
     assert content.endswith(b"data: [DONE]\n\n")
 
 
