@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
@@ -238,8 +238,8 @@ class Daemon:
                 self._spawn(instruction)
             case Kill(incarnation, hard):
                 self._children.kill(incarnation, hard=hard)
-            case ResolveSource(model, source, beside):
-                self._resolve(model, source, beside)
+            case ResolveSource():
+                self._resolve(instruction)
             case WatchSources(sources):
                 self._lookout.watch(sources)
             case FetchSource(source):
@@ -314,10 +314,11 @@ class Daemon:
             )
         )
 
-    def _resolve(self, model: str, source: str, beside: Sequence[str]) -> None:
+    def _resolve(self, wanted: ResolveSource) -> None:
+        model, number = wanted.model, wanted.number
         try:
-            path = str(resolve_source(source, self._model_dirs, self._hub_cache))
+            path = str(resolve_source(wanted.source, self._model_dirs, self._hub_cache))
         except RequestError as error:
-            self._post(events.SourceResolved(model, None, error.message))
+            self._post(events.SourceResolved(model, number, None, error.message))
         else:
-            self._post(events.SourceResolved(model, path, identity=identify([path, *beside])))
+            self._post(events.SourceResolved(model, number, path, identity=identify([path, *wanted.beside])))

@@ -12,6 +12,8 @@ class Inspect(Message, frozen=True, kw_only=True):
     model: str
     path: str
     engine: EngineOptions = EngineOptions()
+    number: int = 0
+    """Of the inspection: a model may be described anew while its file is read."""
 
 
 class Prepare(Message, frozen=True, kw_only=True):
@@ -65,6 +67,8 @@ class Inspected(Message, frozen=True, kw_only=True):
 
     model: str
     facts: ModelFacts
+    number: int = 0
+    """The question's."""
 
 
 class InspectFailed(Message, frozen=True, kw_only=True):
@@ -72,6 +76,8 @@ class InspectFailed(Message, frozen=True, kw_only=True):
 
     model: str
     message: str
+    number: int = 0
+    """The question's."""
 
 
 class Prepared(Message, frozen=True, kw_only=True):

@@ -127,6 +127,8 @@ class Model:
     load_deaths: int = 0
     """Workers in a row that ended by themselves while they loaded it."""
     inspecting: bool = False
+    inspection: int = 0
+    """Number of the last one, on this host: what an earlier one finds is of another file, or of other options."""
     forecast: dict[str, MemoryPlan] = field(default_factory=dict)
     """By device that can hold it alone: the sizes it would have there."""
     plan: MemoryPlan | None = None

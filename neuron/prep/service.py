@@ -62,19 +62,20 @@ class Service:
         self._opened.clear()
 
     def _inspect(self, message: Inspect) -> Inspected | InspectFailed:
-        model, path = message.model, message.path
+        model, path, number = message.model, message.path, message.number
         try:
             vocabulary, template = self._open(path, message.engine)
             if message.engine.chat_template_file is not None and isinstance(template, RequestError):
                 raise UnusableFile(template.message)
             facts = vocabulary.measure(message.engine)
-            return Inspected(model=model, facts=_describe(facts, template))
+            return Inspected(model=model, facts=_describe(facts, template), number=number)
         except (UnusableFile, OSError) as error:
-            return InspectFailed(model=model, message=_words(error, path))
+            return InspectFailed(model=model, message=_words(error, path), number=number)
         except Exception as error:
             # A defect of ours, shown with its place; the others' requests go on.
             log.exception("inspection of %s failed", path)
-            return InspectFailed(model=model, message=f"{Path(path).name}: internal error: {error!r}")
+            words = f"{Path(path).name}: internal error: {error!r}"
+            return InspectFailed(model=model, message=words, number=number)
 
     def _prepare(self, message: Prepare) -> FromPrep:
         job, path = message.job, message.path

@@ -93,6 +93,8 @@ class SourceResolved:
     """Where a model's file is, or why there is none."""
 
     model: str
+    number: int
+    """ResolveSource's."""
     path: str | None
     error: str | None = None
     identity: str = ""

@@ -62,6 +62,8 @@ class Host:
     """Of the models file of the gateway that has told of its own last."""
     given: set[str] = field(default_factory=set)
     """Models that a gateway's file describes."""
+    inspections: int = 0
+    """Begun so far."""
     fetches: set[str] = field(default_factory=set)
     """Sources that are being fetched."""
     located: dict[str, str] = field(default_factory=dict)

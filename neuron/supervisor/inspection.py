@@ -8,6 +8,7 @@ from common.messages import Inspect, Inspected, InspectFailed
 from neuron.discovery import Device
 from neuron.memory.estimate import MemoryPlan, plan_memory
 from neuron.memory.residency import Model
+from neuron.supervisor.events import SourceResolved
 from neuron.supervisor.host import Host
 from neuron.supervisor.instructions import FetchSource, ResolveSource
 from neuron.supervisor.states import State
@@ -137,23 +138,37 @@ class Inspection:
             self._resolve(model)
 
     def _resolve(self, model: Model) -> None:
-        template = model.profile.engine.chat_template_file
+        host, template = self._host, model.profile.engine.chat_template_file
         beside = () if template is None else (template,)
-        self._host.out.append(ResolveSource(model.id, model.profile.source, beside))
+        host.inspections += 1
+        model.inspection = host.inspections
+        host.out.append(ResolveSource(model.id, model.inspection, model.profile.source, beside))
 
-    def source_resolved(self, model: Model, path: str | None, error: str | None, identity: str) -> bool:
-        """Go on with the inspection; return True if it has ended, with a fault."""
+    def _asked(self, model_id: str, number: int) -> Model | None:
+        """Return the model whose present inspection an answer is to."""
+        model = self._host.models.get(model_id)
+        return model if model is not None and model.inspecting and model.inspection == number else None
+
+    def source_resolved(self, event: SourceResolved) -> Model | None:
+        """Go on with the inspection; return the model if it has ended, with a fault."""
+        model, path = self._asked(event.model, event.number), event.path
+        if model is None:
+            return None
         if path is None:
             model.presence = "downloadable" if model.profile.source.startswith("hf:") else "missing"
-            return self._miss(model, error or "its file was not found")
-        model.path, model.identity = path, identity
-        if identity and model.lasting_fault is not None and model.lasting_fault[0] == identity:
+            return model if self._miss(model, event.error or "its file was not found") else None
+        model.path, model.identity = path, event.identity
+        if event.identity and model.lasting_fault is not None and model.lasting_fault[0] == event.identity:
             model.inspecting = False
             self.note_fault(model, model.lasting_fault[1], lasting=True)
-            return True
+            return model
         if self._host.prep.state is State.READY:
-            self._host.tell_prep(Inspect(model=model.id, path=path, engine=model.profile.engine))
-        return False
+            self._inspect_file(model, path)
+        return None
+
+    def _inspect_file(self, model: Model, path: str) -> None:
+        engine = model.profile.engine
+        self._host.tell_prep(Inspect(model=model.id, path=path, engine=engine, number=model.inspection))
 
     def _miss(self, model: Model, why: str) -> bool:
         """Go on without a file: with the next variant, or by fetching one; return True if that is the end."""
@@ -220,12 +235,12 @@ class Inspection:
         """Ask a new prep process again what the old one did not answer."""
         for model in self._host.models.values():
             if model.inspecting and model.path is not None:
-                self._host.tell_prep(Inspect(model=model.id, path=model.path, engine=model.profile.engine))
+                self._inspect_file(model, model.path)
 
     def inspected(self, message: Inspected | InspectFailed) -> Model | None:
         """Record what prep found out about a model; return the model."""
-        model = self._host.models.get(message.model)
-        if model is None or not model.inspecting:
+        model = self._asked(message.model, message.number)
+        if model is None:
             return None
         if isinstance(message, InspectFailed):
             if self._try_next(model, message.message):

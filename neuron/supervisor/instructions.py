@@ -55,6 +55,8 @@ class ResolveSource:
     """Find a model's file; answered by SourceResolved."""
 
     model: str
+    number: int
+    """Of the inspection."""
     source: str
     beside: tuple[str, ...] = ()
     """Paths of other files that the model is served with."""

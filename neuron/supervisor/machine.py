@@ -192,9 +192,8 @@ class Machine:
                 self._peer_said(peer, request)
             case events.PeerLost(peer, why):
                 self._reception.forget(peer, why)
-            case events.SourceResolved(model_id, path, error, identity):
-                model = host.models[model_id]
-                if self._inspection.source_resolved(model, path, error, identity):
+            case events.SourceResolved():
+                if (model := self._inspection.source_resolved(event)) is not None:
                     self._inspection_ended(model)
             case events.ModelsFound(found, disks):
                 host.disks = disks

@@ -181,11 +181,11 @@ class Drive:
                 if incarnation in self.alive:
                     self.sent.append((self.alive[incarnation].name, message))
                     return self._obey(incarnation, message)
-            case ResolveSource(model, source):
+            case ResolveSource(model, number, source):
                 path = source.removeprefix("file:")
                 if model in self.absent or path in self.absent_paths:
-                    return [events.SourceResolved(model, None, "is not on this host")]
-                return [events.SourceResolved(model, path, identity=self.identities.get(model, ""))]
+                    return [events.SourceResolved(model, number, None, "is not on this host")]
+                return [events.SourceResolved(model, number, path, identity=self.identities.get(model, ""))]
             case WatchSources(sources):
                 self.watched = sources
                 return [self.look()]
@@ -223,9 +223,9 @@ class Drive:
         if not self.obedient or type(message) in self.holding_back:
             return []
         match message:
-            case Inspect(model=model, path=path):
+            case Inspect(model=model, path=path, number=number):
                 facts = self.facts_by_path.get(path) or self.facts.get(model, FACTS)
-                return [events.PrepSaid(incarnation, Inspected(model=model, facts=facts))]
+                return [events.PrepSaid(incarnation, Inspected(model=model, facts=facts, number=number))]
             case Prepare(job=wanted):
                 answer = Prepared(
                     job=wanted.id, attempt=wanted.attempt, tokens=[1, 2, 3], max_tokens=10, vocab_fingerprint="v"

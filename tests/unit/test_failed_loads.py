@@ -84,7 +84,8 @@ def test_a_file_that_prep_refuses_is_read_once_and_evicts_nobody() -> None:
     drive.machine.host.models["m"].facts = None
     drive.holding_back.add(Inspect)
     drive.submit(job("first"))
-    drive.prep_says(InspectFailed(model="m", message="m.gguf is truncated: 5 bytes of 9"))
+    number = drive.sent_to("prep", Inspect)[-1].number
+    drive.prep_says(InspectFailed(model="m", message="m.gguf is truncated: 5 bytes of 9", number=number))
     read = len(drive.sent_to("prep", Inspect))
     ask_fifty_times(drive)
     assert unloads(drive) == []
@@ -230,5 +231,5 @@ def test_an_answer_about_a_file_that_is_the_same_costs_no_reading() -> None:
     model.lasting_fault = ("first", "it is damaged")
     drive.machine._inspection.look_again(model)
     assert (model.fault, model.inspecting) == (None, True)
-    drive.feed(events.SourceResolved("m", "/m.gguf", identity="first"))
+    drive.feed(events.SourceResolved("m", model.inspection, "/m.gguf", identity="first"))
     assert (model.fault, model.inspecting) == ("it is damaged", False)

@@ -235,7 +235,8 @@ def test_a_file_that_cannot_be_served_fails_its_jobs_and_is_looked_at_again_late
     drive.holding_back = {Inspect}
     drive.start().connect()
     drive.submit(job("a"))
-    drive.prep_says(InspectFailed(model="m", message="it is truncated"))
+    [asked] = drive.sent_to("prep", Inspect)
+    drive.prep_says(InspectFailed(model="m", message="it is truncated", number=asked.number))
     drive.submit(job("b"))
     assert drive.ends() == {"a": "model_loading_failed", "b": "model_loading_failed"}
     drive.holding_back = set()

@@ -1,5 +1,7 @@
 """What a gateway's models file says is known on the host before anybody asks for it, and whether its file is there."""
 
+from msgspec import structs
+
 from common.catalogue import Catalogue, Profile, Variant
 from common.messages import Inspect, Inspected, Load, LoadModel, Models, ModelsReply, ModelState, NodeState, Offer
 from neuron.memory.saved import Saved
@@ -53,7 +55,7 @@ def test_files_that_are_here_are_read_one_by_one_while_prep_is_idle() -> None:
     assert len(drive.sent_to("prep", Inspect)) == 1
     drive.holding_back.clear()
     [first] = drive.sent_to("prep", Inspect)
-    drive.prep_says(Inspected(model=first.model, facts=FACTS))
+    drive.prep_says(Inspected(model=first.model, facts=FACTS, number=first.number))
     drive.pass_time(2)
     assert sorted(m.model for m in drive.sent_to("prep", Inspect)) == ["a", "b", "huge"]
     states = listed(drive)
@@ -161,3 +163,19 @@ def test_a_preload_of_a_gateways_model_works_at_the_next_start_and_when_it_is_fi
     again = Drive(models=[], settings=settings)
     again.feed(events.Started(Saved(preload=saved.preload), 5000.0))
     assert [m.model for m in again.sent_to("CPU-0", LoadModel)] == ["m"]
+
+
+def test_what_an_earlier_description_had_read_is_not_taken_for_the_present_one() -> None:
+    drive = started()
+    offer(drive, profile("a"))
+    drive.holding_back.add(Inspect)
+    drive.pass_time(1)
+    offer(drive, structs.replace(profile("a"), source="file:/other.gguf"))
+    drive.pass_time(1)
+    first, second = drive.sent_to("prep", Inspect)
+    assert (first.path, second.path) == ("/a.gguf", "/other.gguf")
+    model = drive.machine.host.models["a"]
+    drive.prep_says(Inspected(model="a", facts=FACTS, number=first.number))
+    assert (model.inspecting, model.facts) == (True, None)
+    drive.prep_says(Inspected(model="a", facts=FACTS, number=second.number))
+    assert (model.inspecting, model.facts) == (False, FACTS)
