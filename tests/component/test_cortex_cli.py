@@ -1,9 +1,8 @@
 """The fleet's command line against a scripted gateway: what it sends, what it prints, how it ends."""
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 
 import msgspec
@@ -14,6 +13,7 @@ from common import revision
 from cortex.__main__ import main
 from tests.support.fake_neuron import MODEL, node_state
 from tests.support.harness import free_port
+from tests.support.scripted_server import QuietHandler, serving
 
 FLEET = {
     "nodes": [
@@ -34,7 +34,7 @@ class Script(HTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """One request to the scripted gateway."""
 
     server: Script
@@ -45,18 +45,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.server.body)
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
 
 @pytest.fixture
 def gateway() -> Iterator[Script]:
-    with Script() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(Script()) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ import re
 import stat
 import sys
 import tarfile
-import threading
 import tomllib
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 from common.errors import ConfigError
 from cortex.__main__ import main
 from cortex.cli import chat, clients, report
+from tests.support.scripted_server import QuietHandler, serving
 
 MODELS = [
     {"id": "org/big", "status": {"value": "unloaded"}, "meta": {"n_ctx": 131072}, "capabilities": ["chat", "tools"]},
@@ -53,7 +53,7 @@ class Script(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """One request."""
 
     server: Script
@@ -87,18 +87,11 @@ class Handler(BaseHTTPRequestHandler):
         if not self.server.is_cut:
             self.wfile.write(b": ping\n\ndata: [DONE]\n\n")
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
 
 @pytest.fixture
 def gateway() -> Iterator[Script]:
-    with Script() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(Script()) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

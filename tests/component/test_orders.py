@@ -2,9 +2,8 @@
 
 import asyncio
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from typing import Any
 
 import orjson
@@ -20,6 +19,7 @@ from tests.component.test_cold_placement import CATALOGUE, OTHER, loaded, loads,
 from tests.component.test_link_fleet import PATIENCE_S, hurry, until
 from tests.support.fake_neuron import MODEL, FakeNeuron
 from tests.support.harness import free_port
+from tests.support.scripted_server import QuietHandler, serving
 
 __all__ = ["falcons_own_loop", "hurry"]  # autouse fixtures
 
@@ -163,7 +163,7 @@ class Script(HTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """One order to the scripted gateway."""
 
     server: Script
@@ -175,18 +175,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.server.body)
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
 
 @pytest.fixture
 def gateway() -> Iterator[Script]:
-    with Script() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(Script()) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ import re
 import select
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from typing import Any
 
 import orjson
 import pytest
 
 from tests.support.harness import ROOT
+from tests.support.scripted_server import QuietHandler, serving
 
 PATIENCE_S = 20.0
 
@@ -35,7 +35,7 @@ class Script(HTTPServer):
         self.lines.put(orjson.dumps({"node": "beast", **step}) + b"\n")
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """One order."""
 
     server: Script
@@ -48,18 +48,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(line)
             self.wfile.flush()
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
 
 @pytest.fixture
 def gateway() -> Iterator[Script]:
-    with Script() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(Script()) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 class Terminal:
